@@ -1,0 +1,7 @@
+"""What can be done to an image. Pure torch; knows no nnU-Net and no files."""
+
+from nnunet_ima.attacks.boundary import Boundary, bpgd
+from nnunet_ima.attacks.objective import CrossEntropy, Margin, Objective
+from nnunet_ima.attacks.pgd import pgd
+
+__all__ = ["Boundary", "CrossEntropy", "Margin", "Objective", "bpgd", "pgd"]

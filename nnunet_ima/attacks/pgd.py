@@ -1,0 +1,77 @@
+"""Projected gradient descent with one noise level per sample (methods: IMA paper, Sec. 2; Madry et al. 2018)."""
+
+import torch
+from torch import Tensor
+
+from nnunet_ima.attacks import ball
+from nnunet_ima.attacks.ball import Generators, Norm
+from nnunet_ima.attacks.frozen import Model, frozen, input_gradient
+from nnunet_ima.attacks.objective import CrossEntropy, Objective
+
+
+def pgd(
+    model: Model,
+    x: Tensor,
+    y: Tensor,
+    epsilon: float | Tensor,
+    *,
+    objective: Objective | None = None,
+    norm: Norm = "l2",
+    steps: int = 20,
+    alpha: float = 4.0,
+    random_start: bool = True,
+    bounds: tuple[float, float] | None = None,
+    generator: Generators = None,
+) -> Tensor:
+    """The worst point that N-PGD meets on its path, per sample; shape of `x`, within `epsilon` of it.
+
+    model: any callable from images (N, C, ...) to logits (N, K, ...); an nn.Module is left exactly as it was.
+    x, y: images in the units that the model sees, and their references.
+    epsilon: noise level, one number or one per sample (N,), in the units of `x`; 0 returns the sample itself.
+    objective: per-sample loss and badness; default cross-entropy with argmax.
+    steps, alpha: each step has the length alpha * epsilon / steps. `steps=1, alpha=1, random_start=False` is FGSM,
+        `random_start=False` with more steps is I-FGSM.
+    random_start: start uniformly in the volume of the ball instead of at `x`.
+    bounds: intensities are clipped to (low, high); `x` should lie within.
+    generator: for the random start, one or one per sample.
+
+    Raises ValueError for an unknown norm, negative or non-finite epsilon, or a wrong count.
+    """
+    objective = objective or CrossEntropy()
+    ball.check_norm(norm)
+    if steps < 1:
+        raise ValueError(f"steps must be at least 1, got {steps}.")
+    x = x.detach()
+    radius = ball.per_sample(epsilon, x, "epsilon")
+    start = ball.random_point(x, radius, norm, generator) if random_start else torch.zeros_like(x)
+    point = ball.step_inside(x, start, radius, norm, bounds)
+    worst_point = point.clone()
+    worst = torch.full((len(x), 2), -torch.inf, device=x.device)
+    active = torch.nonzero(radius > 0).squeeze(1)
+    with frozen(model), torch.enable_grad():
+        for step in range(steps + 1):
+            if len(active) == 0:
+                break
+            iterate = point[active].requires_grad_(step < steps)
+            reference = y[active]
+            logits = model(iterate)
+            loss = objective.loss(logits, reference)
+            badness = objective.badness(logits.detach(), reference).float()
+            score = torch.stack([badness, loss.detach().float()], 1)
+            worse = _worse(score, worst[active])
+            worst[active] = torch.where(worse[:, None], score, worst[active])
+            worst_point[active] = torch.where(ball.broadcast(worse, x), iterate.detach(), worst_point[active])
+            if step == steps:
+                break
+            gradient = input_gradient(loss, iterate, reference)
+            going = badness < objective.worst
+            active, gradient = active[going], gradient[going]
+            length = ball.broadcast(alpha / steps * radius[active], x)
+            moved = point[active] + length * ball.direction(gradient, norm) - x[active]
+            point[active] = ball.step_inside(x[active], moved, radius[active], norm, bounds)
+    return torch.where(ball.broadcast(radius > 0, x), worst_point, x)
+
+
+def _worse(score: Tensor, best: Tensor) -> Tensor:
+    """Rows (badness, loss) compared in that order; a NaN is never worse."""
+    return (score[:, 0] > best[:, 0]) | ((score[:, 0] == best[:, 0]) & (score[:, 1] > best[:, 1]))

@@ -1,0 +1,111 @@
+"""One margin per training sample: the noise level at which the model is estimated to start failing on it."""
+
+from collections import defaultdict
+from collections.abc import Hashable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+@dataclass
+class Outcomes:
+    """What the attacks of one epoch showed, by sample: distances where it crossed, and who was seen not crossing.
+
+    Plain dicts and sets, so that ranks can exchange them.
+    """
+
+    distances: dict[Hashable, list[float]] = field(default_factory=lambda: defaultdict(list))
+    held: set[Hashable] = field(default_factory=set)
+
+    def note(self, ids: Sequence[Hashable], crossed: Sequence[bool], distance: Sequence[float]) -> None:
+        """Attacked samples only: a sample that was wrong without noise must not be noted."""
+        for sample, sample_crossed, sample_distance in zip(ids, crossed, distance, strict=True):
+            if sample_crossed:
+                self.distances[sample].append(float(sample_distance))
+            else:
+                self.held.add(sample)
+
+    def merge(self, other: "Outcomes") -> None:
+        """Add the outcomes of another rank."""
+        for sample, distances in other.distances.items():
+            self.distances[sample].extend(distances)
+        self.held |= other.held
+
+
+class MarginStore:
+    """The margins of a training set, moved once per epoch (IMA paper, Algorithm 2).
+
+    ids: the samples, any hashable (segmentation: (case, slice); classification: file name), each once.
+    initial, expansion, maximum: in the units of the images; `maximum` is the paper's eps_max.
+    """
+
+    def __init__(self, ids: Iterable[Hashable], initial: float, expansion: float, maximum: float) -> None:
+        self.ids = list(ids)
+        self._row = {sample: row for row, sample in enumerate(self.ids)}
+        if len(self._row) != len(self.ids):
+            raise ValueError("ids must name every sample once.")
+        if maximum < 0 or expansion < 0 or not 0 <= initial:
+            raise ValueError(
+                f"initial, expansion and maximum must not be negative, got {initial}, {expansion} and {maximum}."
+            )
+        self.expansion, self.maximum = float(expansion), float(maximum)
+        self.margins = torch.full((len(self.ids),), min(float(initial), self.maximum), dtype=torch.float64)
+        self.visits = torch.zeros(len(self.ids), dtype=torch.long)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __repr__(self) -> str:
+        mean = self.margins.mean().item() if len(self) else 0.0
+        return f"MarginStore({len(self)} samples, mean margin {mean:.3f}, at most {self.maximum:g})"
+
+    def get(self, ids: Sequence[Hashable]) -> Tensor:
+        """The margins of these samples, shape (N,), float32. KeyError for an unknown one."""
+        return self.margins[[self._row[sample] for sample in ids]].float()
+
+    def __contains__(self, sample: Hashable) -> bool:
+        return sample in self._row
+
+    def update(self, outcomes: Outcomes) -> None:
+        """Move each seen margin once: E <- (mean distance + E)/2 where it crossed at least once in the epoch,
+        E <- E + expansion where it never did; then clip to [0, maximum]. Unseen margins stay.
+
+        The result does not depend on the order in which the outcomes were noted.
+        """
+        for sample, distances in outcomes.distances.items():
+            row = self._row[sample]
+            mean = sum(sorted(distances)) / len(distances)
+            self.margins[row] = (mean + self.margins[row]) / 2
+        for sample in outcomes.held - outcomes.distances.keys():
+            self.margins[self._row[sample]] += self.expansion
+        self.margins.clamp_(0, self.maximum)
+        for sample in outcomes.held | outcomes.distances.keys():
+            self.visits[self._row[sample]] += 1
+
+    def state(self) -> dict[str, Any]:
+        """Plain lists, tensors and numbers, for a checkpoint."""
+        return {
+            "ids": [list(sample) if isinstance(sample, tuple) else sample for sample in self.ids],
+            "margins": self.margins.clone(),
+            "visits": self.visits.clone(),
+            "expansion": self.expansion,
+            "maximum": self.maximum,
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Continue with the margins of `state`. ValueError, and nothing changed, if it belongs to other samples."""
+        ids = [tuple(sample) if isinstance(sample, list) else sample for sample in state["ids"]]
+        margins, visits = state["margins"], state["visits"]
+        if len(ids) != len(margins) or set(ids) != self._row.keys():
+            raise ValueError(
+                f"The stored margins belong to {len(ids)} other samples than the {len(self)} of this training set "
+                f"({len(set(ids) & self._row.keys())} in common): continue with the split and the preprocessed data "
+                "they were made with, or start a new training."
+            )
+        if not bool((torch.isfinite(margins) & (margins >= 0)).all()):
+            raise ValueError("The stored margins are damaged (negative or not finite): start a new training.")
+        rows = torch.tensor([self._row[sample] for sample in ids])
+        self.margins[rows] = margins.double().cpu().clamp(max=self.maximum)
+        self.visits[rows] = visits.cpu()

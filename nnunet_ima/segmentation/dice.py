@@ -1,0 +1,122 @@
+"""Counts, Dice per slice, and the objective of an attack on a 2D segmentation network.
+
+References `y` are what nnU-Net's loader gives at full resolution: label maps (N, 1, H, W), or for region-based
+training one channel per region (N, R, H, W), with the ignore mask as a further channel where there is one.
+Pixels with the ignore label, and those outside of the image (-1), count nowhere.
+"""
+
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from nnunet_ima.attacks.objective import Objective
+
+DiceRule = Literal["mean", "max", "merged"]
+DICE_RULES: tuple[DiceRule, ...] = get_args(DiceRule)
+
+
+def dice_per_class(counts: Tensor) -> Tensor:
+    """2TP/(2TP+FP+FN) from `counts` (..., 3) = TP, FP, FN; NaN where a class is in neither reference nor prediction."""
+    tp, fp, fn = counts.double().unbind(-1)
+    return 2 * tp / (2 * tp + fp + fn)
+
+
+class SegmentationObjective(Objective):
+    """Loss: CE + soft Dice of nnU-Net's form, per slice. Correct: hard Dice of the slice above `threshold`.
+
+    num_foreground: number of foreground classes (labels 1..n) or regions.
+    regions: sigmoid > 0.5 per channel instead of argmax.
+    ignore_label: the label to leave out (label maps; with regions the last channel is the mask).
+    rule: over which classes a slice's Dice is taken: `mean` over those present in its reference (default), their
+        `max` (the authors' code), or `merged`, all foreground as one class.
+    """
+
+    worst = 0.0
+
+    def __init__(
+        self,
+        num_foreground: int,
+        regions: bool = False,
+        ignore_label: int | None = None,
+        threshold: float = 0.6,
+        rule: DiceRule = "mean",
+    ) -> None:
+        self.num_foreground, self.regions, self.ignore_label = num_foreground, regions, ignore_label
+        self.threshold, self.rule = threshold, rule
+
+    @classmethod
+    def of(cls, label_manager: Any, threshold: float = 0.6, rule: DiceRule = "mean") -> "SegmentationObjective":
+        """The objective for the labels of an nnU-Net `LabelManager`."""
+        foreground = label_manager.foreground_regions if label_manager.has_regions else label_manager.foreground_labels
+        return cls(len(foreground), label_manager.has_regions, label_manager.ignore_label, threshold, rule)
+
+    def loss(self, logits: Tensor, y: Tensor) -> Tensor:
+        """CE - soft Dice per slice, (N,), float32; the smaller of both terms' weights is 1, as in nnU-Net."""
+        logits = logits.float()
+        reference, valid = self._reference(y)
+        if self.regions:
+            pixel = functional.binary_cross_entropy_with_logits(logits, reference.float(), reduction="none").mean(1)
+            probability = logits.sigmoid()
+        else:
+            labels = torch.where(valid[:, 0], y[:, 0], 0).long()
+            pixel = functional.cross_entropy(logits, labels, reduction="none")
+            probability = logits.softmax(1)[:, 1:]
+        cross_entropy = (pixel * valid[:, 0]).flatten(1).sum(1) / valid.flatten(1).sum(1).clamp_min(1)
+        probability = probability * valid
+        overlap = (probability * reference).flatten(2).sum(2)
+        total = probability.flatten(2).sum(2) + reference.flatten(2).sum(2)
+        return cross_entropy - ((2 * overlap + 1e-5) / (total + 1e-5)).mean(1)
+
+    def counts(self, logits: Tensor, y: Tensor) -> Tensor:
+        """TP, FP, FN of the hard prediction, shape (N, classes, 3), int64."""
+        reference, valid = self._reference(y)
+        return _count(self._prediction(logits) & valid, reference)
+
+    def slice_dice(self, logits: Tensor, y: Tensor) -> Tensor:
+        """Hard Dice of each slice by `rule`, (N,); NaN for a slice without foreground in its reference."""
+        reference, valid = self._reference(y)
+        predicted = self._prediction(logits) & valid
+        if self.rule == "merged":
+            reference, predicted = reference.any(1, keepdim=True), predicted.any(1, keepdim=True)
+        dice = dice_per_class(_count(predicted, reference))
+        dice = torch.where(reference.flatten(2).any(2), dice, torch.nan)
+        if self.rule == "max":
+            best = dice.nan_to_num(-1.0).amax(1)
+            return torch.where(best < 0, torch.nan, best)
+        return dice.nanmean(1)
+
+    def correct(self, logits: Tensor, y: Tensor) -> Tensor:
+        """Dice above the threshold; False for a slice without foreground, which has no margin."""
+        return self.slice_dice(logits, y) > self.threshold
+
+    def badness(self, logits: Tensor, y: Tensor) -> Tensor:
+        """Minus the class-mean Dice, as ADI counts it: -1 for a perfect slice, 0 where nothing is left to destroy."""
+        return -dice_per_class(self.counts(logits, y)).nanmean(1).nan_to_num(1.0)
+
+    def _prediction(self, logits: Tensor) -> Tensor:
+        """Hard prediction of the foreground, bool (N, classes, H, W)."""
+        if self.regions:
+            return logits > 0
+        return logits.argmax(1, keepdim=True) == self._labels(logits)
+
+    def _reference(self, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Reference of the foreground, bool (N, classes, H, W), and which pixels count, bool (N, 1, H, W)."""
+        if self.regions:
+            reference = y[:, : self.num_foreground].bool()
+            ignored = y[:, self.num_foreground :].bool().any(1, keepdim=True)
+            return reference & ~ignored, ~ignored
+        valid = y >= 0
+        if self.ignore_label is not None:
+            valid = valid & (y != self.ignore_label)
+        return (y == self._labels(y)) & valid, valid
+
+    def _labels(self, like: Tensor) -> Tensor:
+        return torch.arange(1, self.num_foreground + 1, device=like.device).view(1, -1, 1, 1)
+
+
+def _count(predicted: Tensor, reference: Tensor) -> Tensor:
+    """bool (N, classes, H, W) twice -> (N, classes, 3)."""
+    both = (predicted & reference).flatten(2).sum(2)
+    return torch.stack([both, predicted.flatten(2).sum(2) - both, reference.flatten(2).sum(2) - both], 2)

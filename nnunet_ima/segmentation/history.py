@@ -1,0 +1,84 @@
+"""What happened to the margins, epoch by epoch: `margins.csv` and `margins.png` in the fold's output folder."""
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from nnunet_ima.files import replacing
+from nnunet_ima.margins import MarginStore
+from nnunet_ima.methods.ima import Tally
+
+QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+
+
+class History:
+    """One row per epoch. Travels in the checkpoint, so that a continued training continues its files too."""
+
+    def __init__(self) -> None:
+        self.rows: list[dict[str, float]] = []
+
+    def add(self, epoch: int, tally: Tally, store: MarginStore) -> None:
+        """Shares and seconds of the epoch, and where the margins stand after it."""
+        quantiles = torch.quantile(store.margins, torch.tensor(QUANTILES, dtype=torch.float64)).tolist()
+        self.rows.append(
+            {
+                "epoch": epoch,
+                **tally.shares(),
+                "margin_mean": store.margins.mean().item(),
+                **{f"margin_q{round(100 * q):02d}": value for q, value in zip(QUANTILES, quantiles, strict=True)},
+                "visited": (store.visits > 0).double().mean().item(),
+            }
+        )
+
+    def last_line(self) -> str:
+        row = self.rows[-1]
+        return (
+            f"IMA: correct {row['correct']:.1%}, crossed {row['crossed']:.1%}, "
+            f"margin {row['margin_mean']:.3f} (median {row['margin_q50']:.3f}), "
+            f"{row['attack_steps']:.1f} attack steps, {row['attack_seconds']:.1f} s in attacks"
+        )
+
+    def state(self) -> list[dict[str, float]]:
+        return [dict(row) for row in self.rows]
+
+    def load_state(self, rows: list[dict[str, float]]) -> None:
+        self.rows = [dict(row) for row in rows]
+
+    def write(self, folder: Path, store: MarginStore) -> None:
+        """Both files, each replaced as a whole."""
+        with replacing(folder / "margins.csv") as path, path.open("w", newline="") as file:
+            writer = csv.DictWriter(file, list(self.rows[-1]))
+            writer.writeheader()
+            writer.writerows({key: f"{value:.6g}" for key, value in row.items()} for row in self.rows)
+        with replacing(folder / "margins.png") as path:
+            plot_margins(self.rows, store, path)
+
+
+def plot_margins(rows: list[dict[str, Any]], store: MarginStore, path: Path) -> None:
+    """Histogram of the margins now, and their growth (the paper's Figs. 7 and 10).
+
+    The bulk of the histogram tells which fixed noise level a vanilla adversarial training should use.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 4), layout="constrained")
+    histogram, growth = figure.subplots(1, 2)
+    visited = store.visits > 0
+    edges = torch.linspace(0, store.maximum, 41).tolist()
+    parts = [store.margins[visited].tolist(), store.margins[~visited].tolist()]
+    histogram.hist(parts, edges, stacked=True, label=["seen", "not seen yet"], color=["tab:blue", "lightgrey"])
+    histogram.set(xlabel="margin (noise level)", ylabel="training slices", title=f"Margins after epoch {rows[-1]['epoch']}")
+    histogram.legend()
+    epochs = [row["epoch"] for row in rows]
+    for low, high, shade in (("margin_q05", "margin_q95", 0.2), ("margin_q25", "margin_q75", 0.35)):
+        growth.fill_between(
+            epochs, [row[low] for row in rows], [row[high] for row in rows],
+            color="tab:blue", alpha=shade, label=f"{low[-2:]} to {high[-2:]} %",
+        )  # fmt: skip
+    growth.plot(epochs, [row["margin_q50"] for row in rows], color="tab:blue", label="median")
+    growth.axhline(store.maximum, color="grey", linestyle=":", label="largest allowed")
+    growth.set(xlabel="epoch", ylabel="margin (noise level)", title="Growth of the margins")
+    growth.legend()
+    figure.savefig(path, dpi=100)

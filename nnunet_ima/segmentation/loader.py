@@ -1,0 +1,69 @@
+"""nnU-Net's data loader, which also says which slice each sample is."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
+from nnunetv2.training.nnUNetTrainer import nnUNetTrainer as trainer_module
+
+SliceId = tuple[str, int]
+"""(case key, index of the slice in the preprocessed case)."""
+
+
+class SliceNamingDataLoader(nnUNetDataLoader):
+    """Adds `slices` (int64, one per sample) to nnU-Net's batch; batches are otherwise exactly the same."""
+
+    def get_bbox(self, *args: Any, **kwargs: Any) -> Any:
+        """Called by nnU-Net once per sample; in a 2D configuration the first lower bound is the slice drawn."""
+        lower, upper = super().get_bbox(*args, **kwargs)
+        self._drawn_slices.append(int(lower[0]))
+        return lower, upper
+
+    def generate_train_batch(self) -> dict[str, Any]:
+        self._drawn_slices: list[int] = []
+        batch: dict[str, Any] = super().generate_train_batch()
+        if len(self._drawn_slices) != len(batch["keys"]):
+            raise RuntimeError(
+                f"nnU-Net drew {len(self._drawn_slices)} slices for {len(batch['keys'])} samples: this version of "
+                "nnunetv2 loads data in a way nnunet-ima does not know; use 2.8.x."
+            )
+        batch["slices"] = np.asarray(self._drawn_slices, dtype=np.int64)
+        return batch
+
+
+def slice_ids(batch: dict[str, Any]) -> list[SliceId]:
+    """The (case, slice) of each sample of a batch of `SliceNamingDataLoader`."""
+    return [(str(key), int(number)) for key, number in zip(batch["keys"], batch["slices"], strict=True)]
+
+
+@contextmanager
+def naming_slices() -> Iterator[None]:
+    """Within, nnU-Net's trainer builds `SliceNamingDataLoader`s. `get_dataloaders` has no hook and starts its
+    workers before it returns, so the class it names is exchanged while it runs."""
+    stock = trainer_module.nnUNetDataLoader
+    trainer_module.nnUNetDataLoader = SliceNamingDataLoader
+    try:
+        yield
+    finally:
+        trainer_module.nnUNetDataLoader = stock
+
+
+def loader_of(augmenter: Any) -> Any:
+    """The data loader inside batchgenerators' single- or multi-threaded augmenter."""
+    return augmenter.generator if hasattr(augmenter, "generator") else augmenter.data_loader
+
+
+def slices_of(dataset: Any, ignore_label: int | None) -> tuple[list[SliceId], int]:
+    """Slices of an nnU-Net data set that have foreground, and how many slices there are in all."""
+    with_foreground: list[SliceId] = []
+    total = 0
+    for case in sorted(dataset.identifiers):
+        segmentation = np.asarray(dataset.load_case(case)[1][:])[0]
+        foreground = segmentation > 0
+        if ignore_label is not None:
+            foreground &= segmentation != ignore_label
+        total += len(segmentation)
+        with_foreground += [(case, int(number)) for number in np.flatnonzero(foreground.any((1, 2)))]
+    return with_foreground, total

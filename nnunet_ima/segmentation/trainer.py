@@ -1,0 +1,218 @@
+"""`nnUNetTrainerIMA`: nnU-Net's own training loop with IMA's noisy twins, and its plain sibling.
+
+No `__init__` (nnU-Net forbids it), no copy of nnU-Net's step: the step runs as it is, with a loss that also attacks
+the batch it was given and adds the loss of the noisy twins.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import torch
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from torch import Tensor, nn
+from torch._dynamo import OptimizedModule
+
+from nnunet_ima.attacks.buckets import bucketed
+from nnunet_ima.attacks.frozen import frozen
+from nnunet_ima.errors import UserError
+from nnunet_ima.files import replacing
+from nnunet_ima.margins import MarginStore
+from nnunet_ima.methods.ima import IMA, Twins
+from nnunet_ima.segmentation.dice import SegmentationObjective
+from nnunet_ima.segmentation.history import History
+from nnunet_ima.segmentation.identifiers import accept_letter_d
+from nnunet_ima.segmentation.loader import SliceId, loader_of, naming_slices, slice_ids, slices_of
+from nnunet_ima.segmentation.settings import Settings, default_margin_step
+
+accept_letter_d()
+
+
+class nnUNetTrainerPlain(nnUNetTrainer):
+    """Stock nnU-Net with the length given in the plans' "ima" block, for a fair comparison."""
+
+    def initialize(self) -> None:
+        if not self.was_initialized:
+            self._check_device()
+            with _one_sentence():
+                self.ima_settings = Settings.of(self.plans_manager.plans)
+            self.num_epochs = self.ima_settings.epochs or self.num_epochs
+            self.num_iterations_per_epoch = self.ima_settings.iterations or self.num_iterations_per_epoch
+            self.num_val_iterations_per_epoch = self.ima_settings.val_iterations or self.num_val_iterations_per_epoch
+        super().initialize()
+
+    def _check_device(self) -> None:
+        if self.device.type == "cuda" and not torch.cuda.is_available():
+            raise SystemExit("-device cuda: this machine has no usable CUDA device; train with -device cpu.")
+
+
+class nnUNetTrainerIMA(nnUNetTrainerPlain):
+    """IMA training (arXiv:2005.09147) of a 2D configuration; settings from the plans' "ima" block (`Settings`).
+
+    The fold's output folder also gets `margins.csv` and `margins.png`; checkpoints carry the margins under "ima".
+    """
+
+    def initialize(self) -> None:
+        if not self.was_initialized:
+            self._check_supported()
+        self.ima_checkpoint: dict[str, Any] | None = None
+        super().initialize()
+        self.ima_objective = SegmentationObjective.of(
+            self.label_manager, self.ima_settings.threshold, self.ima_settings.dice
+        )
+
+    def _check_supported(self) -> None:
+        """nnU-Net's 3D and cascade configurations, and several GPUs, are refused before anything runs."""
+        if len(self.configuration_manager.patch_size) != 2:
+            raise SystemExit(
+                f"Configuration {self.configuration_name}: {type(self).__name__} trains 2D configurations only; use 2d."
+            )
+        if self.is_cascaded:
+            raise SystemExit(
+                f"Configuration {self.configuration_name}: {type(self).__name__} does not train cascades; use 2d."
+            )
+        if self.is_ddp:
+            raise SystemExit(f"-num_gpus: {type(self).__name__} trains on one device so far; use -num_gpus 1.")
+
+    def get_dataloaders(self) -> Any:
+        with naming_slices():
+            return super().get_dataloaders()
+
+    def on_train_start(self) -> None:
+        super().on_train_start()
+        with _one_sentence():
+            self.ima = self._build_method()
+        self.ima_history = History()
+        if self.ima_checkpoint is not None:
+            with _one_sentence():
+                self.ima.store.load_state(self.ima_checkpoint["store"])
+            self.ima_history.load_state(self.ima_checkpoint["history"])
+        self.print_to_log_file(self.ima, self.ima_settings)
+
+    def _build_method(self) -> IMA:
+        settings = self.ima_settings
+        dataset = loader_of(self.dataloader_train)._data
+        slices, total = slices_of(dataset, self.label_manager.ignore_label)
+        if not slices:
+            raise UserError(
+                f"None of the {total} training slices has foreground: IMA has nothing to defend; check the labels."
+            )
+        noise_max = settings.resolved_noise_max(self.num_input_channels, tuple(self.configuration_manager.patch_size))
+        draws = self.num_iterations_per_epoch * self.configuration_manager.batch_size
+        step = settings.margin_step
+        if step is None:
+            step = default_margin_step(noise_max, self.num_epochs, total, draws)
+        self.print_to_log_file(
+            f"IMA: {len(slices)} of {total} training slices have a margin, at most {noise_max:.4g}, step {step:.4g}"
+        )
+        return IMA(
+            MarginStore(slices, initial=step, expansion=step, maximum=noise_max),
+            beta=settings.beta,
+            steps=settings.steps,
+            bisections=settings.bisections,
+            alpha=settings.alpha,
+            norm=settings.norm,
+            random_start=settings.random_start,
+        )
+
+    def train_step(self, batch: dict[str, Any]) -> dict[str, Any]:
+        if self.ima.is_off:
+            return super().train_step(batch)  # type: ignore[no-any-return]
+        # On its device already, so that nnU-Net's own .to() passes this very tensor to the network.
+        data = batch["data"].to(self.device, non_blocking=True).requires_grad_()
+        stock_loss = self.loss
+        self.loss = partial(self._ima_loss, stock_loss, data, slice_ids(batch))
+        try:
+            return super().train_step({**batch, "data": data})  # type: ignore[no-any-return]
+        finally:
+            self.loss = stock_loss
+
+    def _ima_loss(self, stock_loss: nn.Module, data: Tensor, ids: Sequence[SliceId], output: Any, target: Any) -> Tensor:
+        """nnU-Net's loss on the clean output, mixed with its loss on the twins of the slices that crossed."""
+        clean = stock_loss(output, target)
+        twins = self._noisy_twins(data, ids, output, target)
+        noisy = None
+        if len(twins.index):
+            rows = twins.index
+            chosen = [part[rows] for part in target] if isinstance(target, list) else target[rows]
+            noisy = stock_loss(self.network(twins.x), chosen)
+        return self.ima.mix(clean, noisy, len(twins.index) / len(data))
+
+    def _noisy_twins(self, data: Tensor, ids: Sequence[SliceId], output: Any, target: Any) -> Twins:
+        start = perf_counter()
+        full_size = output[0] if self.enable_deep_supervision else output
+        reference = target[0] if isinstance(target, list) else target
+        compiled = isinstance(self.network, OptimizedModule)
+        # A compiled graph cannot be kept for a second backward, and with batch statistics or dropout the clean
+        # training pass is not what the attacked network computes.
+        shared = full_size if not compiled and _same_in_eval_mode(self.network) else None
+        with self._single_output(), frozen(self.network):
+            network = bucketed(self.network, len(data)) if compiled else self.network
+            twins = self.ima.noisy_twins(
+                network, data, reference, ids, self.ima_objective, shared, self._attack_precision
+            )
+        self.ima.tally.seconds += perf_counter() - start
+        return twins
+
+    @contextmanager
+    def _single_output(self) -> Iterator[None]:
+        """The attack needs the full-size output only: the heads of the other resolutions are not computed."""
+        self.set_deep_supervision_enabled(False)
+        try:
+            yield
+        finally:
+            self.set_deep_supervision_enabled(self.enable_deep_supervision)
+
+    def _attack_precision(self) -> AbstractContextManager[Any]:
+        """bfloat16 on a CPU that has it; elsewhere the context nnU-Net has already opened."""
+        wanted = self.ima_settings.attack_precision
+        native = bool(getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)())
+        if self.device.type == "cpu" and (wanted == "bfloat16" or (wanted == "auto" and native)):
+            return torch.autocast("cpu", torch.bfloat16)
+        return nullcontext()
+
+    def on_train_epoch_end(self, train_outputs: list[dict[str, Any]]) -> None:
+        super().on_train_epoch_end(train_outputs)
+        if self.ima.is_off:
+            return
+        tally = self.ima.end_epoch()
+        self.ima_history.add(self.current_epoch, tally, self.ima.store)
+        self.ima_history.write(Path(self.output_folder), self.ima.store)
+        self.print_to_log_file(self.ima_history.last_line())
+
+    def save_checkpoint(self, filename: str) -> None:
+        """nnU-Net's checkpoint with the margins under "ima", moved into place when it is complete."""
+        if self.disable_checkpointing or self.local_rank != 0:
+            return super().save_checkpoint(filename)  # type: ignore[no-any-return]
+        with replacing(filename) as temporary:
+            super().save_checkpoint(str(temporary))
+            checkpoint = torch.load(temporary, map_location="cpu", weights_only=False)
+            checkpoint["ima"] = {"store": self.ima.store.state(), "history": self.ima_history.state()}
+            torch.save(checkpoint, temporary)
+
+    def load_checkpoint(self, filename_or_checkpoint: Any) -> None:
+        super().load_checkpoint(filename_or_checkpoint)
+        checkpoint = filename_or_checkpoint
+        if isinstance(checkpoint, str):
+            checkpoint = torch.load(checkpoint, map_location="cpu", weights_only=False)
+        self.ima_checkpoint = checkpoint.get("ima")
+        if self.ima_checkpoint is None:
+            self.print_to_log_file("The checkpoint holds no margins: they start anew.")
+
+
+def _same_in_eval_mode(network: nn.Module) -> bool:
+    """Whether a sample's output is the same in train and in eval mode, whatever its batch mates (nnU-Net's default)."""
+    stateful = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)
+    return not any(isinstance(module, stateful) for module in network.modules())
+
+
+@contextmanager
+def _one_sentence() -> Iterator[None]:
+    """A user's mistake ends `nnUNetv2_train` with one sentence and exit code 1 instead of a traceback."""
+    try:
+        yield
+    except UserError as error:
+        raise SystemExit(str(error)) from error
