@@ -46,7 +46,7 @@ class MarginStore:
         self._row = {sample: row for row, sample in enumerate(self.ids)}
         if len(self._row) != len(self.ids):
             raise ValueError("ids must name every sample once.")
-        if maximum < 0 or expansion < 0 or not 0 <= initial:
+        if maximum < 0 or expansion < 0 or not initial >= 0:
             raise ValueError(
                 f"initial, expansion and maximum must not be negative, got {initial}, {expansion} and {maximum}."
             )

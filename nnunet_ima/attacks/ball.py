@@ -36,7 +36,8 @@ def broadcast(numbers: Tensor, x: Tensor) -> Tensor:
 def size(delta: Tensor, norm: Norm) -> Tensor:
     """The norm of each sample of `delta`, shape (N, ...) -> (N,), float32."""
     flat = delta.float().flatten(1)
-    return torch.linalg.vector_norm(flat, ord=2 if norm == "l2" else float("inf"), dim=1)
+    length: Tensor = torch.linalg.vector_norm(flat, ord=2 if norm == "l2" else float("inf"), dim=1)
+    return length
 
 
 def direction(gradient: Tensor, norm: Norm) -> Tensor:
@@ -84,9 +85,7 @@ def random_point(x: Tensor, radius: Tensor, norm: Norm, generator: Generators = 
     return ball_direction * broadcast(radius * u ** (1 / x[0].numel()), x)
 
 
-def step_inside(
-    x: Tensor, delta: Tensor, radius: Tensor, norm: Norm, bounds: tuple[float, float] | None
-) -> Tensor:
+def step_inside(x: Tensor, delta: Tensor, radius: Tensor, norm: Norm, bounds: tuple[float, float] | None) -> Tensor:
     """x + delta, first pulled into the ball around `x`, then clipped to `bounds` (which can only shrink the norm
     if `x` itself lies within them)."""
     point = x + project(delta, radius, norm)

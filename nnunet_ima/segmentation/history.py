@@ -69,7 +69,9 @@ def plot_margins(rows: list[dict[str, Any]], store: MarginStore, path: Path) -> 
     edges = torch.linspace(0, store.maximum, 41).tolist()
     parts = [store.margins[visited].tolist(), store.margins[~visited].tolist()]
     histogram.hist(parts, edges, stacked=True, label=["seen", "not seen yet"], color=["tab:blue", "lightgrey"])
-    histogram.set(xlabel="margin (noise level)", ylabel="training slices", title=f"Margins after epoch {rows[-1]['epoch']}")
+    histogram.set(
+        xlabel="margin (noise level)", ylabel="training slices", title=f"Margins after epoch {rows[-1]['epoch']}"
+    )
     histogram.legend()
     epochs = [row["epoch"] for row in rows]
     for low, high, shade in (("margin_q05", "margin_q95", 0.2), ("margin_q25", "margin_q75", 0.35)):

@@ -31,8 +31,11 @@ def dataset_name(identifier: str) -> str:
     from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
 
     try:
-        return str(maybe_convert_to_dataset_name(identifier if identifier.startswith("Dataset") else
-                                                 parse_identifier(identifier)))
+        return str(
+            maybe_convert_to_dataset_name(
+                identifier if identifier.startswith("Dataset") else parse_identifier(identifier)
+            )
+        )
     except ValueError as error:
         raise UserError(f"-d must be like 4, D4 or Dataset004_Hippocampus, got {identifier!r}.") from error
     except RuntimeError as error:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
-from nnunetv2.training.nnUNetTrainer import nnUNetTrainer as trainer_module
+from nnunetv2.training.nnUNetTrainer import nnUNetTrainer as trainer_module  # noqa: N813 (a module)
 
 SliceId = tuple[str, int]
 """(case key, index of the slice in the preprocessed case)."""

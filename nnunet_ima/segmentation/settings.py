@@ -114,5 +114,3 @@ def paper_settings(dataset_id: int) -> Settings:
     if name not in PAPER:
         raise UserError(f"preset paper knows {', '.join(PAPER)}, not {name}: give --noise-max instead.")
     return Settings(**PAPER[name], epochs=50, iterations=50)  # type: ignore[arg-type]
-
-

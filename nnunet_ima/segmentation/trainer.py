@@ -34,6 +34,12 @@ accept_letter_d()
 class nnUNetTrainerPlain(nnUNetTrainer):
     """Stock nnU-Net with the length given in the plans' "ima" block, for a fair comparison."""
 
+    # Set by nnU-Net.
+    num_epochs: int
+    num_iterations_per_epoch: int
+    num_val_iterations_per_epoch: int
+    loss: Any
+
     def initialize(self) -> None:
         if not self.was_initialized:
             self._check_device()
@@ -130,7 +136,9 @@ class nnUNetTrainerIMA(nnUNetTrainerPlain):
         finally:
             self.loss = stock_loss
 
-    def _ima_loss(self, stock_loss: nn.Module, data: Tensor, ids: Sequence[SliceId], output: Any, target: Any) -> Tensor:
+    def _ima_loss(
+        self, stock_loss: nn.Module, data: Tensor, ids: Sequence[SliceId], output: Any, target: Any
+    ) -> Tensor:
         """nnU-Net's loss on the clean output, mixed with its loss on the twins of the slices that crossed."""
         clean = stock_loss(output, target)
         twins = self._noisy_twins(data, ids, output, target)

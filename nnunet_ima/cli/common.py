@@ -1,0 +1,65 @@
+"""What the commands share: exit codes, argument types, nnU-Net's folders and devices."""
+
+import argparse
+import math
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from nnunet_ima.errors import UserError
+
+
+def run(command: Callable[[list[str] | None], None], arguments: list[str] | None = None) -> None:
+    """Exit 0, or 1 with one sentence for a mistake of the user (argparse itself exits with 2 for bad usage)."""
+    try:
+        command(arguments)
+    except UserError as error:
+        sys.exit(f"{Path(sys.argv[0]).name}: {error}")
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def noise_levels(text: str) -> list[float]:
+    """`5,15,25` -> [5.0, 15.0, 25.0], for argparse."""
+    parts = [part.strip() for part in text.split(",")]
+    try:
+        levels = [float(part) for part in parts]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be numbers separated by commas, like 5,15,25, got {text!r}") from None
+    if not all(math.isfinite(level) and level >= 0 for level in levels):
+        raise argparse.ArgumentTypeError(f"must be finite and not negative, got {text!r}")
+    return sorted(set(levels))
+
+
+def positive(text: str) -> int:
+    """A whole number of at least 1, for argparse."""
+    try:
+        number = int(text)
+    except ValueError:
+        number = 0
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, got {text!r}")
+    return number
+
+
+def nnunet_folder(variable: str) -> Path:
+    """The folder that nnU-Net's environment variable names. UserError if it is not set or not there."""
+    value = os.environ.get(variable)
+    if not value:
+        raise UserError(f"The environment variable {variable} is not set: set it to nnU-Net's folder of that name.")
+    if not Path(value).is_dir():
+        raise UserError(f"The environment variable {variable} names {value}, which is no folder: create or correct it.")
+    return Path(value)
+
+
+def check_device(name: str) -> None:
+    """UserError if torch cannot use the device."""
+    import torch
+
+    if name == "cuda" and not torch.cuda.is_available():
+        raise UserError("-device cuda: this machine has no usable CUDA device; use -device cpu.")
+    if name == "mps" and not torch.backends.mps.is_available():
+        raise UserError("-device mps: this machine has no usable MPS device; use -device cpu.")
+    if name == "cpu":
+        torch.set_num_threads(os.cpu_count() or 1)

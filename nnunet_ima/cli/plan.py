@@ -1,0 +1,128 @@
+"""`nnunet-ima-plan`: writes the "ima" block into a copy of a data set's plans."""
+
+import argparse
+import json
+import math
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+from nnunet_ima.cli.common import nnunet_folder, positive, run
+from nnunet_ima.errors import UserError
+from nnunet_ima.files import replacing
+from nnunet_ima.segmentation.identifiers import dataset_name
+from nnunet_ima.segmentation.settings import PAPER, PRECISIONS, Settings, paper_settings
+
+
+def parser() -> argparse.ArgumentParser:
+    result = argparse.ArgumentParser(
+        prog="nnunet-ima-plan",
+        description="Copies the plans of a data set, with the settings of IMA training added. The preprocessed data is "
+        "shared with the original plans. Train with: nnUNetv2_train D4 2d 0 -tr nnUNetTrainerIMA -p nnUNetPlansIMA",
+    )
+    result.add_argument("-d", required=True, metavar="DATASET", help="data set: D4, 4 or Dataset004_Hippocampus")
+    result.add_argument("-c", default="2d", metavar="CONFIGURATION", help="[OPTIONAL] a 2D configuration; default: 2d")
+    result.add_argument("-p", default="nnUNetPlans", metavar="PLANS", help="[OPTIONAL] plans to copy")
+    result.add_argument("-o", metavar="PLANS", help="[OPTIONAL] name of the copy; default: the name of -p and IMA")
+    result.add_argument("--preset", choices=["paper"], help=f"[OPTIONAL] the paper's settings of {', '.join(PAPER)}")
+    result.add_argument("--noise-max", type=float, metavar="EPS",
+                        help="[OPTIONAL] largest margin: L2 norm over the patch, in normalised intensities (SD); "
+                        "default: 0.1 per pixel, as root mean square")  # fmt: skip
+    result.add_argument(
+        "--margin-step",
+        type=float,
+        metavar="DELTA",
+        help="[OPTIONAL] growth of a margin per epoch; default: so that it can just reach --noise-max",
+    )
+    result.add_argument("--beta", type=float, help="[OPTIONAL] weight of the noisy loss, 0 to 1; default: 0.5")
+    result.add_argument("--steps", type=int, help="[OPTIONAL] steps of the attack; default: 20")
+    result.add_argument("--alpha", type=float, help="[OPTIONAL] step length times steps over margin; default: 4")
+    result.add_argument("--bisections", type=int, help="[OPTIONAL] bisections of the boundary; default: 10")
+    result.add_argument("--norm", choices=["l2", "linf"], help="[OPTIONAL] norm of the noise; default: l2")
+    result.add_argument("--random-start", action="store_true", default=None, help="[OPTIONAL] start attacks at random")
+    result.add_argument("--threshold", type=float, help="[OPTIONAL] Dice above which a slice is correct; default: 0.6")
+    result.add_argument(
+        "--dice",
+        choices=["mean", "max", "merged"],
+        help="[OPTIONAL] Dice of a slice: mean or max over its classes, or all classes merged",
+    )
+    result.add_argument("--epochs", type=int, help="[OPTIONAL] default: nnU-Net's")
+    result.add_argument("--iterations", type=int, help="[OPTIONAL] training steps per epoch; default: nnU-Net's")
+    result.add_argument("--val-iterations", type=int, help="[OPTIONAL] validation steps per epoch; default: nnU-Net's")
+    result.add_argument("--attack-precision", choices=PRECISIONS, help="[OPTIONAL] on the CPU; default: auto")
+    result.add_argument("--batch-size", type=positive, help="[OPTIONAL] instead of the one in the plans")
+    return result
+
+
+def plan(arguments: list[str] | None = None) -> None:
+    args = parser().parse_args(arguments)
+    dataset = dataset_name(args.d)
+    folder = nnunet_folder("nnUNet_preprocessed") / dataset
+    source, target_name = folder / f"{args.p}.json", args.o or f"{args.p}IMA"
+    target = folder / f"{target_name}.json"
+    plans = _read_plans(source, args.d)
+    if target_name == args.p:
+        raise UserError(f"-o {target_name} is the plans to copy: give the copy another name.")
+    if target.exists() and "ima" not in _read_plans(target, args.d):
+        raise UserError(f"{target} exists and was not written by nnunet-ima-plan: give another name with -o.")
+    configuration = _configuration(plans, args.c, source)
+    start = paper_settings(int(dataset[7:10])) if args.preset else Settings()
+    given = {field.name: getattr(args, field.name) for field in fields(Settings)}
+    settings = replace(start, **{name: value for name, value in given.items() if value is not None})
+    plans |= {"plans_name": target_name, "ima": settings.block()}
+    if args.batch_size:
+        plans["configurations"][args.c]["batch_size"] = args.batch_size
+    with replacing(target) as path:
+        path.write_text(json.dumps(plans, indent=4))
+    _report(target, dataset, args.c, settings, configuration, _channels(folder))
+
+
+def _read_plans(path: Path, dataset: str) -> dict[str, Any]:
+    if not path.is_file():
+        raise UserError(f"{path} does not exist: run nnUNetv2_plan_and_preprocess -d {dataset} -c 2d, or choose -p.")
+    try:
+        content: dict[str, Any] = json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path} is no valid JSON ({error}): plan the data set again.") from error
+    return content
+
+
+def _configuration(plans: dict[str, Any], name: str, source: Path) -> dict[str, Any]:
+    """The configuration, with what it inherits. UserError if it is not there or not a plain 2D one."""
+    configurations = plans.get("configurations", {})
+    if name not in configurations:
+        raise UserError(f"-c {name}: {source} has no such configuration, only {', '.join(configurations) or 'none'}.")
+    merged: dict[str, Any] = dict(configurations[name])
+    while "inherits_from" in merged:
+        parent = merged.pop("inherits_from")
+        merged = {**configurations[parent], **merged}
+    if len(merged["patch_size"]) != 2:
+        raise UserError(f"-c {name} is a 3D configuration; IMA trains 2D ones: use -c 2d.")
+    return merged
+
+
+def _channels(folder: Path) -> int:
+    content = json.loads((folder / "dataset.json").read_text())
+    return len(content.get("channel_names", content.get("modality", {"0": ""})))
+
+
+def _report(
+    target: Path, dataset: str, name: str, settings: Settings, configuration: dict[str, Any], channels: int
+) -> None:
+    patch = tuple(configuration["patch_size"])
+    noise_max = settings.resolved_noise_max(channels, patch)
+    rms = noise_max / math.sqrt(channels * math.prod(patch))
+    print(f"Wrote {target}")
+    print(f"  largest noise level {noise_max:.4g} on patches of {channels} x {patch[0]} x {patch[1]}")
+    if settings.norm == "l2":
+        print(f"  that is a root mean square of {rms:.3f} SD per pixel")
+    print("Train with:")
+    print(f"  nnUNetv2_train {int(dataset[7:10])} {name} 0 -tr nnUNetTrainerIMA -p {target.stem}")
+
+
+def main() -> None:
+    run(plan)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""The robustness of trained nnU-Net models: metrics, the noise sweep, its tables."""

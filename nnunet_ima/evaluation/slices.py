@@ -1,0 +1,128 @@
+"""The 2D slices of preprocessed cases, whole, padded as nnU-Net's predictor pads them."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+from acvl_utils.cropping_and_padding.padding import pad_nd_image
+from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from torch import Tensor
+
+from nnunet_ima.errors import UserError
+
+SliceChoice = Literal["complete", "foreground", "all"]
+SLICE_CHOICES: tuple[SliceChoice, ...] = get_args(SliceChoice)
+
+
+@dataclass(frozen=True)
+class Slice:
+    """image (C, H, W) float32, normalised; reference as `SegmentationObjective` takes it, without the batch
+    dimension, -1 (label maps) or ignored (regions) where padded."""
+
+    case: str
+    number: int
+    image: Tensor
+    reference: Tensor
+
+
+def held_out_cases(preprocessed: Path, data_identifier: str, fold: str) -> list[str]:
+    """The cases that nnU-Net holds out for this fold, sorted, by its own `do_split` (for fold `all`: every case)."""
+    folder = preprocessed / data_identifier
+    if not folder.is_dir():
+        raise UserError(f"{folder} does not exist: run nnUNetv2_plan_and_preprocess for this data set.")
+    # do_split reads these attributes only; a real trainer would create a results folder and a log.
+    trainer = SimpleNamespace(
+        dataset_class=infer_dataset_class(str(folder)),
+        fold=fold if fold == "all" else int(fold),
+        preprocessed_dataset_folder=str(folder),
+        preprocessed_dataset_folder_base=str(preprocessed),
+        folder_with_segs_from_previous_stage=None,
+        print_to_log_file=lambda *args, **kwargs: None,
+    )
+    return sorted(nnUNetTrainer.do_split(trainer)[1])
+
+
+def choose_cases(held_out: list[str], wanted: str) -> list[str]:
+    """`heldout`, the paper's `validation` (their first third, sorted by name) or `test` (the rest), or names
+    separated by commas. UserError for a name that is not held out: the model may have been trained on it."""
+    third = len(held_out) // 3
+    parts = {"heldout": held_out, "validation": held_out[:third], "test": held_out[third:]}
+    if wanted in parts:
+        return parts[wanted]
+    names = [name.strip() for name in wanted.split(",") if name.strip()]
+    unknown = [name for name in names if name not in held_out]
+    if unknown or not names:
+        raise UserError(
+            f"--cases must be heldout, validation, test or held-out cases of the fold such as {held_out[0]}, "
+            f"got {', '.join(unknown) or repr(wanted)}."
+        )
+    return sorted(set(names))
+
+
+def load_slices(predictor: Any, folder: Path, cases: Sequence[str], choice: SliceChoice) -> Iterator[Slice]:
+    """The slices of the cases that count.
+
+    choice: `complete`, those whose reference holds all foreground classes that occur in their case (the authors'
+        rule); `foreground`, those with any; `all`.
+    """
+    dataset = infer_dataset_class(str(folder))(str(folder), list(cases))
+    labels = predictor.label_manager
+    for case in cases:
+        data, segmentation = (np.asarray(array[:]) for array in dataset.load_case(case)[:2])
+        if not np.isfinite(data).all():
+            raise UserError(f"Case {case} has intensities that are not finite: repair the image and preprocess again.")
+        reference = np.maximum(segmentation[:1], 0).astype(np.int16)
+        images = torch.from_numpy(data).float()
+        for number in _qualifying(reference[0], labels.ignore_label, choice):
+            yield Slice(
+                case,
+                number,
+                _pad(images[:, number], predictor.configuration_manager.patch_size, 0.0),
+                _reference(torch.from_numpy(reference[:, number]), labels, predictor.configuration_manager.patch_size),
+            )
+
+
+def _qualifying(reference: np.ndarray[Any, Any], ignore_label: int | None, choice: SliceChoice) -> list[int]:
+    classes = [label for label in np.unique(reference) if label > 0 and label != ignore_label]
+    if choice == "all":
+        return list(range(len(reference)))
+    present = np.stack([(reference == label).any((1, 2)) for label in classes], 1) if classes else None
+    if present is None:
+        return []
+    kept = present.all(1) if choice == "complete" else present.any(1)
+    return [int(number) for number in np.flatnonzero(kept)]
+
+
+def _reference(labels_map: Tensor, labels: Any, patch_size: Iterable[int]) -> Tensor:
+    """(1, H, W) label map -> padded label map, or one channel per region and the ignore mask as the last."""
+    padded = _pad(labels_map, patch_size, -1)
+    if not labels.has_regions:
+        return padded
+    regions = [
+        torch.isin(padded, torch.tensor([region] if np.isscalar(region) else list(region)).to(padded))
+        for region in labels.foreground_regions
+    ]
+    ignored = (padded < 0) if labels.ignore_label is None else (padded < 0) | (padded == labels.ignore_label)
+    return torch.cat([*regions, ignored])
+
+
+def _pad(image: Tensor, patch_size: Iterable[int], value: float) -> Tensor:
+    """(C, H, W) to at least the patch size, centred, as nnU-Net's predictor pads a volume."""
+    padded: Tensor = pad_nd_image(image, tuple(patch_size), "constant", {"value": value}, False)
+    return padded
+
+
+def batches(slices: Iterable[Slice], size: int) -> list[list[Slice]]:
+    """Batches of up to `size` slices of equal shape, from any case."""
+    ordered = sorted(slices, key=lambda item: (tuple(item.image.shape), item.case, item.number))
+    return [
+        group[start : start + size]
+        for group in (list(items) for _, items in groupby(ordered, key=lambda item: tuple(item.image.shape)))
+        for start in range(0, len(group), size)
+    ]
