@@ -4,6 +4,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from nnunet_ima.cli.common import check_device, nnunet_folder, noise_levels, positive, run
 from nnunet_ima.errors import UserError
 
@@ -103,7 +105,8 @@ def _evaluate_one(
 
 
 def _key(label: Any) -> tuple[int, ...]:
-    return (label,) if isinstance(label, int) else tuple(label)
+    """A label or a region of several, as integers: nnU-Net gives numpy's, dataset.json plain ones."""
+    return (int(label),) if np.isscalar(label) else tuple(int(part) for part in label)
 
 
 def main() -> None:

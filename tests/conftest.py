@@ -1,0 +1,102 @@
+"""A small real nnU-Net data set (cases of `data_examples`), planned and preprocessed once by nnU-Net's own commands."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nnunet_ima.segmentation.finding import make_trainers_findable
+
+EXAMPLES = Path(__file__).parents[1] / "data_examples"
+DATASET = "Dataset902_PhantomHeart"
+CASES = 6
+
+
+@dataclass
+class Workspace:
+    """nnU-Net's three folders, and its commands run in subprocesses with them."""
+
+    folder: Path
+    environment: dict[str, str]
+
+    @property
+    def preprocessed(self) -> Path:
+        return self.folder / "preprocessed" / DATASET
+
+    @property
+    def results(self) -> Path:
+        return self.folder / "results" / DATASET
+
+    def run(self, *command: str, check: bool = True, **environment: str) -> subprocess.CompletedProcess[str]:
+        """A command of this environment's bin folder, its output captured; with `check`, it must exit with 0."""
+        program = Path(sys.executable).with_name(command[0])
+        done = subprocess.run(
+            [program, *command[1:]],
+            env={**self.environment, **environment},
+            cwd=self.folder,
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        assert not check or done.returncode == 0, f"{command}:\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+        return done
+
+    def plans(self, name: str = "nnUNetPlans") -> dict[str, Any]:
+        content: dict[str, Any] = json.loads((self.preprocessed / f"{name}.json").read_text())
+        return content
+
+    def write_plans(self, name: str, block: Any, batch_size: int = 4) -> None:
+        """A copy of the plans with this "ima" block."""
+        plans = self.plans() | {"plans_name": name, "ima": block}
+        plans["configurations"]["2d"]["batch_size"] = batch_size
+        (self.preprocessed / f"{name}.json").write_text(json.dumps(plans))
+
+
+@pytest.fixture(scope="session")
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    folder = tmp_path_factory.mktemp("nnunet")
+    environment = {
+        **os.environ,
+        "nnUNet_raw": str(folder / "raw"),
+        "nnUNet_preprocessed": str(folder / "preprocessed"),
+        "nnUNet_results": str(folder / "results"),
+        "nnUNet_compile": "f",
+        "nnUNet_n_proc_DA": "1",
+        "nnUNet_def_n_proc": "2",
+    }
+    _copy_cases(folder / "raw" / DATASET)
+    (folder / "results").mkdir()
+    (folder / "preprocessed").mkdir()
+    made = Workspace(folder, environment)
+    made.run("nnUNetv2_plan_and_preprocess", "-d", "902", "-c", "2d", "-np", "2", "--verify_dataset_integrity")
+    return made
+
+
+@pytest.fixture
+def in_process(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> Workspace:
+    """The workspace with nnU-Net's variables set in this process, data loading without worker processes."""
+    for name, value in workspace.environment.items():
+        if name.startswith("nnUNet_"):
+            monkeypatch.setenv(name, value)
+    monkeypatch.setenv("nnUNet_n_proc_DA", "0")
+    monkeypatch.setenv("nnUNet_extTrainer", "")
+    make_trainers_findable()
+    return workspace
+
+
+def _copy_cases(target: Path) -> None:
+    source = EXAMPLES / DATASET
+    images = sorted((source / "imagesTr").iterdir())[:CASES]
+    labels = sorted((source / "labelsTr").iterdir())[:CASES]
+    for folder, files in (("imagesTr", images), ("labelsTr", labels)):
+        (target / folder).mkdir(parents=True)
+        for file in files:
+            shutil.copy(file, target / folder)
+    content = json.loads((source / "dataset.json").read_text()) | {"numTraining": CASES}
+    (target / "dataset.json").write_text(json.dumps(content))

@@ -1,0 +1,52 @@
+"""Trainers built in the test's own process."""
+
+import copy
+import json
+import random
+from typing import Any
+
+import numpy as np
+import torch
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+
+from tests.conftest import Workspace
+
+
+def seed_everything(seed: int = 0) -> None:
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+
+
+def build(workspace: Workspace, trainer: type[nnUNetTrainer], block: dict[str, Any] | None, **plans: Any) -> Any:
+    """An initialised trainer of fold 0 on the CPU, weights drawn with seed 0."""
+    content = workspace.plans() | {"plans_name": "nnUNetPlansTest", "continue_training": False}
+    if block is not None:
+        content["ima"] = block
+    content["configurations"]["2d"] |= {"batch_size": 4} | plans
+    dataset_json = json.loads((workspace.preprocessed / "dataset.json").read_text())
+    made = trainer(content, "2d", 0, dataset_json, torch.device("cpu"))
+    seed_everything()
+    made.initialize()
+    return made
+
+
+def started(workspace: Workspace, trainer: type[nnUNetTrainer], block: dict[str, Any] | None, **plans: Any) -> Any:
+    """A trainer ready for its first step."""
+    made = build(workspace, trainer, block, **plans)
+    made.on_train_start()
+    return made
+
+
+def batches(trainer: Any, count: int) -> list[dict[str, Any]]:
+    return [next(trainer.dataloader_train) for _ in range(count)]
+
+
+def copied(batch: dict[str, Any]) -> dict[str, Any]:
+    """A step may change its batch: each trainer gets its own."""
+    return copy.deepcopy(batch)
+
+
+def attack_from_the_first_step(trainer: Any) -> None:
+    """Untrained networks are right nowhere: let any Dice above 0 count as correct."""
+    trainer.ima_objective.threshold = 0.0

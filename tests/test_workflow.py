@@ -1,0 +1,106 @@
+"""The whole way through the commands a user types: plan, train, continue, evaluate."""
+
+import csv
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from nnunet_ima.evaluation.metrics import average_dice_index, total_voxel_dice_index
+from nnunet_ima.segmentation.finding import DISCOVERY
+from tests.conftest import Workspace
+
+IMA = "nnUNetTrainerIMA__nnUNetPlansIMA__2d"
+PLAIN = "nnUNetTrainerPlain__nnUNetPlansIMA__2d"
+
+
+def _train(workspace: Workspace, trainer: str, *flags: str) -> None:
+    workspace.run(
+        "nnUNetv2_train", "D902", "2d", "0", "-tr", trainer, "-p", "nnUNetPlansIMA", "-device", "cpu", *flags,
+        nnUNet_extTrainer=str(DISCOVERY),
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def trained(workspace: Workspace) -> Iterator[Workspace]:
+    """Plain and IMA models, trained for a moment; with a threshold of 0 slices are attacked from the start."""
+    workspace.run(
+        "nnunet-ima-plan", "-d", "D902", "--noise-max", "5", "--margin-step", "1", "--threshold", "0",
+        "--epochs", "2", "--iterations", "3", "--val-iterations", "1", "--steps", "4", "--batch-size", "4",
+    )  # fmt: skip
+    _train(workspace, "nnUNetTrainerIMA")
+    _train(workspace, "nnUNetTrainerPlain")
+    yield workspace
+    shutil.rmtree(workspace.results)
+
+
+def test_training_leaves_what_nnunet_leaves_and_the_margins(trained: Workspace) -> None:
+    fold = trained.results / IMA / "fold_0"
+    for name in ("checkpoint_final.pth", "progress.png", "validation/summary.json", "margins.csv", "margins.png"):
+        assert (fold / name).is_file(), name
+    rows = list(csv.DictReader((fold / "margins.csv").open()))
+    assert [row["epoch"] for row in rows] == ["0", "1"]
+    assert float(rows[-1]["correct"]) > 0
+    assert not (trained.results / PLAIN / "fold_0" / "margins.csv").exists()
+
+
+def test_training_continues_with_the_margins_of_the_checkpoint(trained: Workspace, tmp_path: Path) -> None:
+    """Interrupted after its first epoch, then --c: the second epoch starts from exactly the stored margins."""
+    fold = trained.results / IMA / "fold_0"
+    backup = tmp_path / "backup"
+    shutil.copytree(fold, backup)
+    first = torch.load(fold / "checkpoint_final.pth", weights_only=False)
+    (fold / "checkpoint_final.pth").rename(fold / "checkpoint_latest.pth")
+    plans_file = trained.preprocessed / "nnUNetPlansIMA.json"
+    plans = json.loads(plans_file.read_text())
+    try:
+        # One epoch more than it has: no slice is correct at this threshold, so the margins must not move at all.
+        plans_file.write_text(json.dumps(plans | {"ima": plans["ima"] | {"epochs": 3, "threshold": 1}}))
+        _train(trained, "nnUNetTrainerIMA", "--c")
+        after = torch.load(fold / "checkpoint_final.pth", weights_only=False)
+        rows = list(csv.DictReader((fold / "margins.csv").open()))
+    finally:
+        plans_file.write_text(json.dumps(plans))
+        shutil.rmtree(fold)
+        shutil.copytree(backup, fold)
+    assert after["current_epoch"] == 3 and [row["epoch"] for row in rows] == ["0", "1", "2"]
+    assert torch.equal(after["ima"]["store"]["margins"], first["ima"]["store"]["margins"])
+    assert after["ima"]["history"][:2] == first["ima"]["history"]
+
+
+def test_evaluation_alone_compares_the_models_trained_last(trained: Workspace) -> None:
+    done = trained.run("nnunet-ima-eval", "--noise", "1,4", "-device", "cpu", "--steps", "3")
+    assert IMA in done.stdout and PLAIN in done.stdout
+    content = json.loads((trained.results / "robustness" / "results.json").read_text())
+    assert [model["trainer"] for model in content["models"]] == ["nnUNetTrainerIMA", "nnUNetTrainerPlain"]
+    for model in content["models"]:
+        assert [level["noise"] for level in model["levels"]] == [0, 1, 4]
+        for level in model["levels"]:
+            assert f"{level['adi']:.2f}" in done.stdout and f"{level['tvdi']:.2f}" in done.stdout
+
+
+def test_slices_csv_gives_the_figures_of_the_table_again(trained: Workspace) -> None:
+    trained.run(
+        "nnunet-ima-eval", "--noise", "2", "-d", "902", "-tr", "nnUNetTrainerIMA", "-device", "cpu", "--steps", "2"
+    )
+    folder = trained.results / IMA / "fold_0" / "robustness"
+    levels = {
+        level["noise"]: level for level in json.loads((folder / "results.json").read_text())["models"][0]["levels"]
+    }
+    counts: dict[float, dict[tuple[str, str], list[list[int]]]] = {0: {}, 2: {}}
+    for row in csv.DictReader((folder / "slices.csv").open()):
+        slice_counts = counts[float(row["noise"])].setdefault((row["case"], row["slice"]), [])
+        slice_counts.append([int(row["tp"]), int(row["fp"]), int(row["fn"])])
+        assert float(row["perturbation_norm"]) <= float(row["noise"]) * (1 + 1e-5)
+    for noise, slices in counts.items():
+        rows = list(slices.values())
+        assert levels[noise]["tvdi"] == pytest.approx(100 * total_voxel_dice_index(rows), abs=1e-3)
+        assert levels[noise]["adi"] == pytest.approx(100 * average_dice_index(rows), abs=1e-3)
+
+
+def test_setup_prints_a_line_that_makes_nnunet_find_the_trainers(workspace: Workspace) -> None:
+    line = workspace.run("nnunet-ima-setup", nnUNet_extTrainer="/other").stdout.strip()
+    assert line == f"export nnUNet_extTrainer=/other:{DISCOVERY}"
