@@ -53,13 +53,18 @@ def nnunet_folder(variable: str) -> Path:
     return Path(value)
 
 
-def check_device(name: str) -> None:
-    """UserError if torch cannot use the device."""
+def device_name(wanted: str | None) -> str:
+    """The device to compute on, all cores used if it is the CPU. None: cuda if there is one, else cpu.
+
+    UserError if torch cannot use the device wanted.
+    """
     import torch
 
+    name = wanted or ("cuda" if torch.cuda.is_available() else "cpu")
     if name == "cuda" and not torch.cuda.is_available():
         raise UserError("-device cuda: this machine has no usable CUDA device; use -device cpu.")
     if name == "mps" and not torch.backends.mps.is_available():
         raise UserError("-device mps: this machine has no usable MPS device; use -device cpu.")
     if name == "cpu":
         torch.set_num_threads(os.cpu_count() or 1)
+    return name

@@ -4,9 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from nnunet_ima.cli.common import check_device, nnunet_folder, noise_levels, positive, run
+from nnunet_ima.cli.common import device_name, nnunet_folder, noise_levels, positive, run
 from nnunet_ima.errors import UserError
 
 
@@ -26,7 +24,7 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("-p", metavar="PLANS", help="[OPTIONAL] plans identifier")
     result.add_argument("-chk", default="checkpoint_final.pth", metavar="FILE",
                         help="[OPTIONAL] checkpoint file; default: checkpoint_final.pth")  # fmt: skip
-    result.add_argument("-device", default="cuda", choices=["cuda", "cpu", "mps"], help="[OPTIONAL] default: cuda")
+    result.add_argument("-device", choices=["cuda", "cpu", "mps"], help="[OPTIONAL] default: cuda, cpu without one")
     result.add_argument("--steps", type=positive, default=100, help="[OPTIONAL] steps of the attack; default: 100")
     result.add_argument("--cases", default="heldout",
                         help="[OPTIONAL] heldout (default), validation or test (the paper's first third of the "
@@ -47,10 +45,10 @@ def parser() -> argparse.ArgumentParser:
 def evaluate(arguments: list[str] | None = None) -> None:
     args = parser().parse_args(arguments)
     results, preprocessed = nnunet_folder("nnUNet_results"), nnunet_folder("nnUNet_preprocessed")
-    check_device(args.device)
+    args.device = device_name(args.device)
 
     from nnunet_ima.evaluation.models import find_models
-    from nnunet_ima.evaluation.report import table, write_results
+    from nnunet_ima.evaluation.report import plot_curves, table, write_results
     from nnunet_ima.evaluation.robustness import Attack
     from nnunet_ima.segmentation.identifiers import dataset_name
 
@@ -67,6 +65,7 @@ def evaluate(arguments: list[str] | None = None) -> None:
     together = args.o or (results / models[0].dataset / "robustness" if len(models) > 1 else None)
     if together is not None:
         write_results(together, summaries, attack, choice)
+        plot_curves(together, summaries)
         print(f"\nThe comparison is in {together}.")
     print("\nA model's figures are in robustness/ in its fold's folder." if args.o is None else "")
 
@@ -77,7 +76,7 @@ def _evaluate_one(
     import torch
 
     from nnunet_ima.evaluation.models import load_predictor
-    from nnunet_ima.evaluation.report import summarise, write_results, write_slices
+    from nnunet_ima.evaluation.report import plot_curves, summarise, write_results, write_slices
     from nnunet_ima.evaluation.robustness import sweep
     from nnunet_ima.evaluation.slices import choose_cases, held_out_cases, load_slices
 
@@ -101,12 +100,13 @@ def _evaluate_one(
     own = args.o / f"{model.folder.name}__fold_{model.fold}" if args.o else model.fold_folder / "robustness"
     write_results(own, [summary], attack, choice)
     write_slices(own, found, classes)
+    plot_curves(own, [summary])
     return summary
 
 
 def _key(label: Any) -> tuple[int, ...]:
     """A label or a region of several, as integers: nnU-Net gives numpy's, dataset.json plain ones."""
-    return (int(label),) if np.isscalar(label) else tuple(int(part) for part in label)
+    return tuple(int(part) for part in label) if isinstance(label, tuple | list) else (int(label),)
 
 
 def main() -> None:

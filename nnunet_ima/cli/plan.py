@@ -5,12 +5,12 @@ import json
 import math
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
 
 from nnunet_ima.cli.common import nnunet_folder, positive, run
 from nnunet_ima.errors import UserError
 from nnunet_ima.files import replacing
 from nnunet_ima.segmentation.identifiers import dataset_name
+from nnunet_ima.segmentation.plans import configuration, is_2d, read_plans
 from nnunet_ima.segmentation.settings import PAPER, PRECISIONS, Settings, paper_settings
 
 
@@ -60,12 +60,13 @@ def plan(arguments: list[str] | None = None) -> None:
     folder = nnunet_folder("nnUNet_preprocessed") / dataset
     source, target_name = folder / f"{args.p}.json", args.o or f"{args.p}IMA"
     target = folder / f"{target_name}.json"
-    plans = _read_plans(source, args.d)
+    plans = read_plans(source)
     if target_name == args.p:
         raise UserError(f"-o {target_name} is the plans to copy: give the copy another name.")
-    if target.exists() and "ima" not in _read_plans(target, args.d):
+    if target.exists() and "ima" not in read_plans(target):
         raise UserError(f"{target} exists and was not written by nnunet-ima-plan: give another name with -o.")
-    configuration = _configuration(plans, args.c, source)
+    if not is_2d(plans, args.c):
+        raise UserError(f"-c {args.c}: IMA trains plain 2D configurations only; use -c 2d.")
     start = paper_settings(int(dataset[7:10])) if args.preset else Settings()
     given = {field.name: getattr(args, field.name) for field in fields(Settings)}
     settings = replace(start, **{name: value for name, value in given.items() if value is not None})
@@ -74,31 +75,7 @@ def plan(arguments: list[str] | None = None) -> None:
         plans["configurations"][args.c]["batch_size"] = args.batch_size
     with replacing(target) as path:
         path.write_text(json.dumps(plans, indent=4))
-    _report(target, dataset, args.c, settings, configuration, _channels(folder))
-
-
-def _read_plans(path: Path, dataset: str) -> dict[str, Any]:
-    if not path.is_file():
-        raise UserError(f"{path} does not exist: run nnUNetv2_plan_and_preprocess -d {dataset} -c 2d, or choose -p.")
-    try:
-        content: dict[str, Any] = json.loads(path.read_text())
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path} is no valid JSON ({error}): plan the data set again.") from error
-    return content
-
-
-def _configuration(plans: dict[str, Any], name: str, source: Path) -> dict[str, Any]:
-    """The configuration, with what it inherits. UserError if it is not there or not a plain 2D one."""
-    configurations = plans.get("configurations", {})
-    if name not in configurations:
-        raise UserError(f"-c {name}: {source} has no such configuration, only {', '.join(configurations) or 'none'}.")
-    merged: dict[str, Any] = dict(configurations[name])
-    while "inherits_from" in merged:
-        parent = merged.pop("inherits_from")
-        merged = {**configurations[parent], **merged}
-    if len(merged["patch_size"]) != 2:
-        raise UserError(f"-c {name} is a 3D configuration; IMA trains 2D ones: use -c 2d.")
-    return merged
+    _report(target, dataset, args.c, settings, tuple(configuration(plans, args.c)["patch_size"]), _channels(folder))
 
 
 def _channels(folder: Path) -> int:
@@ -106,10 +83,7 @@ def _channels(folder: Path) -> int:
     return len(content.get("channel_names", content.get("modality", {"0": ""})))
 
 
-def _report(
-    target: Path, dataset: str, name: str, settings: Settings, configuration: dict[str, Any], channels: int
-) -> None:
-    patch = tuple(configuration["patch_size"])
+def _report(target: Path, dataset: str, name: str, settings: Settings, patch: tuple[int, ...], channels: int) -> None:
     noise_max = settings.resolved_noise_max(channels, patch)
     rms = noise_max / math.sqrt(channels * math.prod(patch))
     print(f"Wrote {target}")

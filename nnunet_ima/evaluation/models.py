@@ -11,6 +11,7 @@ import torch
 
 from nnunet_ima.errors import UserError
 from nnunet_ima.segmentation.finding import make_trainers_findable
+from nnunet_ima.segmentation.plans import is_2d, read_plans
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,10 @@ class TrainedModel:
     @property
     def configuration(self) -> str:
         return self.folder.name.split("__")[2]
+
+    @property
+    def is_2d(self) -> bool:
+        return is_2d(read_plans(self.folder / "plans.json"), self.configuration)
 
     @property
     def fold_folder(self) -> Path:
@@ -74,12 +79,13 @@ def find_models(
         and plans in (None, model.plans)
         and (trainers is None or model.trainer in trainers)
         and fold in (None, model.fold)
+        and (configuration is not None or model.is_2d)
     ]
     if not fits:
         wanted = {"-d": dataset, "-c": configuration, "-f": fold, "-tr": ",".join(trainers or []), "-p": plans}
         chosen = " ".join(f"{flag} {value}" for flag, value in wanted.items() if value)
         raise UserError(
-            f"No trained model with a {checkpoint} for {chosen or 'any data set'} in nnUNet_results ({results}): "
+            f"No trained 2D model with a {checkpoint} for {chosen or 'any data set'} in nnUNet_results ({results}): "
             "train one with nnUNetv2_train, or choose another with -d, -c, -f, -tr, -p or -chk."
         )
     newest = max(fits, key=lambda model: model.checkpoint_file.stat().st_mtime)
@@ -90,17 +96,15 @@ def load_predictor(model: TrainedModel, device: torch.device) -> Any:
     """nnU-Net's own predictor with the model's weights, network on `device` in eval mode, one output."""
     from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
+    if not model.is_2d:
+        raise UserError(f"{model}: only plain 2D configurations can be evaluated; choose one with -c 2d.")
     make_trainers_findable()
-    predictor = nnUNetPredictor(
-        use_mirroring=False, perform_everything_on_device=device.type == "cuda", device=device, allow_tqdm=False
-    )
     fold = model.fold if model.fold == "all" else int(model.fold)
     try:
         with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):
+            predictor = nnUNetPredictor(use_mirroring=False, device=device, allow_tqdm=False)
             predictor.initialize_from_trained_model_folder(str(model.folder), (fold,), model.checkpoint)
     except (RuntimeError, KeyError, FileNotFoundError, EOFError) as error:
         raise UserError(f"{model}: cannot be loaded ({str(error).splitlines()[0]}).") from error
-    if len(predictor.configuration_manager.patch_size) != 2:
-        raise UserError(f"{model}: only 2D configurations can be evaluated; choose one with -c 2d.")
     predictor.network = predictor.network.to(device).eval()
     return predictor

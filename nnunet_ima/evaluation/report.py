@@ -14,6 +14,8 @@ from nnunet_ima.evaluation.models import TrainedModel
 from nnunet_ima.evaluation.robustness import Attack, Sweep
 from nnunet_ima.files import replacing
 
+FIGURES = (("tvdi", "TVDI (%): Dice of all voxels"), ("adi", "ADI (%): mean Dice of the slices"))
+
 
 def summarise(model: TrainedModel, found: Sweep, classes: Sequence[str], pixels: int) -> dict[str, Any]:
     """TVDI and ADI in percent per noise level, per class too; `pixels` is C*H*W of the patch."""
@@ -76,13 +78,38 @@ def write_slices(folder: Path, found: Sweep, classes: Sequence[str]) -> None:
                     writer.writerow([case, index, f"{level:g}", name, *counts, norm])
 
 
+def plot_curves(folder: Path, models: Sequence[dict[str, Any]]) -> None:
+    """`robustness.png`: TVDI and ADI against the noise level, one line per model."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    for axes, (key, title) in zip(figure.subplots(1, 2, sharey=True), FIGURES, strict=True):
+        for name, model in zip(_names(models), models, strict=True):
+            values = [math.nan if level[key] is None else level[key] for level in model["levels"]]
+            axes.plot([level["noise"] for level in model["levels"]], values, marker="o", label=name)
+        axes.set(xlabel="noise level (L2 norm, SD)", ylabel="%", title=title, ylim=(0, 100))
+        axes.grid(alpha=0.3)
+        axes.legend()
+    with replacing(folder / "robustness.png") as path:
+        figure.savefig(path, dpi=100)
+
+
+def _names(models: Sequence[dict[str, Any]]) -> list[str]:
+    """The trainers, with their plans where one trainer occurs more than once."""
+    trainers = [model["trainer"] for model in models]
+    return [
+        f"{model['trainer']} ({model['plans']})" if trainers.count(model["trainer"]) > 1 else model["trainer"]
+        for model in models
+    ]
+
+
 def table(models: Sequence[dict[str, Any]]) -> str:
     """The paper's table: models by noise level, TVDI then ADI, in percent."""
-    names = [f"{model['trainer']} ({model['plans']})" for model in models]
-    width = max(map(len, [*names, "noise (RMS per pixel)"]))
+    names = _names(models)
+    width = max(map(len, [*names, "RMS per pixel (SD)"]))
     levels = models[0]["levels"]
     lines = []
-    for key, title in (("tvdi", "TVDI (%): Dice of all voxels"), ("adi", "ADI (%): mean Dice of the slices")):
+    for key, title in FIGURES:
         lines += ["", title]
         lines.append("noise".ljust(width) + "".join(f"{level['noise']:>9g}" for level in levels))
         lines.append("RMS per pixel (SD)".ljust(width) + "".join(f"{level['rms_per_pixel']:>9.3f}" for level in levels))

@@ -88,14 +88,15 @@ class nnUNetTrainerIMA(nnUNetTrainerPlain):
             return super().get_dataloaders()
 
     def on_train_start(self) -> None:
+        # Out of the attributes, which nnU-Net writes to debug.json as text.
+        checkpoint, self.ima_checkpoint = self.ima_checkpoint, None
         super().on_train_start()
+        self.ima_history = History()
         with _one_sentence():
             self.ima = self._build_method()
-        self.ima_history = History()
-        if self.ima_checkpoint is not None:
-            with _one_sentence():
-                self.ima.store.load_state(self.ima_checkpoint["store"])
-            self.ima_history.load_state(self.ima_checkpoint["history"])
+            if checkpoint is not None:
+                self.ima.store.load_state(checkpoint["store"])
+                self.ima_history.load_state(checkpoint["history"])
         self.print_to_log_file(self.ima, self.ima_settings)
 
     def _build_method(self) -> IMA:

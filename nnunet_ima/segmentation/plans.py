@@ -1,0 +1,38 @@
+"""Plans files, read at the door."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from nnunet_ima.errors import UserError
+
+
+def read_plans(path: Path) -> dict[str, Any]:
+    """The content of a plans file. UserError if it is missing or damaged."""
+    if not path.is_file():
+        raise UserError(f"{path} does not exist: run nnUNetv2_plan_and_preprocess -c 2d first, or choose -p and -c.")
+    try:
+        content = json.loads(path.read_text())
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is no valid JSON ({error}): plan the data set again.") from error
+    if not isinstance(content, dict) or "configurations" not in content:
+        raise UserError(f"{path} holds no configurations: plan the data set again.")
+    return content
+
+
+def configuration(plans: dict[str, Any], name: str) -> dict[str, Any]:
+    """A configuration with what it inherits. UserError if there is none of this name."""
+    configurations = plans["configurations"]
+    if name not in configurations:
+        raise UserError(f"-c {name}: the plans have no such configuration, only {', '.join(configurations) or 'none'}.")
+    merged: dict[str, Any] = dict(configurations[name])
+    while "inherits_from" in merged:
+        parent = merged.pop("inherits_from")
+        merged = {**configurations[parent], **merged}
+    return merged
+
+
+def is_2d(plans: dict[str, Any], name: str) -> bool:
+    """Whether IMA can train, and this package evaluate, the configuration."""
+    chosen = configuration(plans, name)
+    return len(chosen["patch_size"]) == 2 and not chosen.get("previous_stage")

@@ -1,0 +1,97 @@
+"""Time and sample-forwards of an IMA step against a plain nnU-Net step, on the same batches, in turns, in one run.
+
+    python scripts/step_time.py -d D4 -chk .../nnUNetTrainerIMA__nnUNetPlansIMA__2d/fold_0/checkpoint_final.pth
+
+The network and its margins come from a checkpoint of IMA training: an untrained network is right on no slice, and
+there would be nothing to attack. Neither the checkpoint nor its folder is touched.
+"""
+
+import argparse
+import copy
+import json
+import os
+import tempfile
+from pathlib import Path
+from statistics import median
+from time import perf_counter
+from typing import Any
+
+import torch
+
+from nnunet_ima.cli.common import device_name, nnunet_folder, positive
+from nnunet_ima.segmentation.identifiers import dataset_name
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("-d", required=True, help="data set")
+    parser.add_argument("-p", default="nnUNetPlansIMA", help="plans with an ima block")
+    parser.add_argument("-chk", required=True, type=Path, help="a checkpoint of nnUNetTrainerIMA")
+    parser.add_argument("-device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--steps", type=positive, default=20, help="steps of each kind; default: 20")
+    return parser.parse_args()
+
+
+def build(args: argparse.Namespace) -> Any:
+    """The IMA trainer with the checkpoint's network and margins; its results folder is a temporary one."""
+    from nnunet_ima.segmentation.trainer import nnUNetTrainerIMA
+
+    folder = nnunet_folder("nnUNet_preprocessed") / dataset_name(args.d)
+    plans = json.loads((folder / f"{args.p}.json").read_text()) | {"continue_training": False}
+    fold = args.chk.parent.name.removeprefix("fold_")
+    trainer = nnUNetTrainerIMA(
+        plans,
+        "2d",
+        fold if fold == "all" else int(fold),
+        json.loads((folder / "dataset.json").read_text()),
+        torch.device(args.device),
+    )
+    trainer.load_checkpoint(str(args.chk))
+    trainer.on_train_start()
+    trainer.on_train_epoch_start()
+    return trainer
+
+
+def timed(trainer: Any, step: Any, batch: dict[str, Any], sizes: list[int]) -> tuple[float, float]:
+    """Seconds of a step and forwards per sample."""
+    sizes.clear()
+    batch = copy.deepcopy(batch)
+    if trainer.device.type == "cuda":
+        torch.cuda.synchronize()
+    start = perf_counter()
+    step(batch)
+    if trainer.device.type == "cuda":
+        torch.cuda.synchronize()
+    return perf_counter() - start, sum(sizes) / len(batch["data"])
+
+
+def main() -> None:
+    args = parse()
+    device_name(args.device)
+    with tempfile.TemporaryDirectory() as results:
+        os.environ["nnUNet_results"] = results  # noqa: SIM112 (nnU-Net's spelling)
+        trainer = build(args)
+        sizes: list[int] = []
+        trainer.network.register_forward_pre_hook(lambda module, inputs: sizes.append(len(inputs[0])))
+        steps = {"plain": super(type(trainer), trainer).train_step, "IMA": trainer.train_step}
+        times: dict[str, list[tuple[float, float]]] = {name: [] for name in steps}
+        for number in range(args.steps + 2):
+            batch = next(trainer.dataloader_train)
+            for name, step in steps.items():
+                measured = timed(trainer, step, batch, sizes)
+                if number >= 2:  # the first two warm up
+                    times[name].append(measured)
+        shares = trainer.ima.tally.shares()
+        trainer.on_train_end()
+    seconds = {name: median(value for value, _ in rows) for name, rows in times.items()}
+    print(f"\n{'step':<8}{'seconds (median)':>18}{'forwards per sample':>22}")
+    for name, rows in times.items():
+        print(f"{name:<8}{seconds[name]:>18.3f}{median(count for _, count in rows):>22.1f}")
+    print(f"IMA / plain: {seconds['IMA'] / seconds['plain']:.2f}")
+    print(
+        f"correct {shares['correct']:.1%}, crossed {shares['crossed']:.1%}, {shares['attack_steps']:.1f} attack steps"
+    )
+
+
+if __name__ == "__main__":
+    main()
