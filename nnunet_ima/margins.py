@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from nnunet_ima.errors import UserError
+
 
 @dataclass
 class Outcomes:
@@ -95,17 +97,17 @@ class MarginStore:
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Continue with the margins of `state`. ValueError, and nothing changed, if it belongs to other samples."""
+        """Continue with the margins of `state`. UserError, and nothing changed, if it belongs to other samples."""
         ids = [tuple(sample) if isinstance(sample, list) else sample for sample in state["ids"]]
         margins, visits = state["margins"], state["visits"]
         if len(ids) != len(margins) or set(ids) != self._row.keys():
-            raise ValueError(
-                f"The stored margins belong to {len(ids)} other samples than the {len(self)} of this training set "
-                f"({len(set(ids) & self._row.keys())} in common): continue with the split and the preprocessed data "
-                "they were made with, or start a new training."
+            raise UserError(
+                f"The stored margins belong to {len(ids)} samples of which {len(set(ids) & self._row.keys())} are "
+                f"among the {len(self)} of this training set: continue with the split and the preprocessed data they were "
+                "made with, or start a new training."
             )
         if not bool((torch.isfinite(margins) & (margins >= 0)).all()):
-            raise ValueError("The stored margins are damaged (negative or not finite): start a new training.")
+            raise UserError("The stored margins are damaged (negative or not finite): start a new training.")
         rows = torch.tensor([self._row[sample] for sample in ids])
         self.margins[rows] = margins.double().cpu().clamp(max=self.maximum)
         self.visits[rows] = visits.cpu()

@@ -18,7 +18,7 @@ from nnunet_ima.segmentation.trainer import nnUNetTrainerIMA, nnUNetTrainerPlain
 from tests.conftest import Workspace
 from tests.segmentation.trainers import attack_from_the_first_step, batches, build, copied, started
 
-SHORT = {"noise_max": 6.0, "margin_step": 3.0, "epochs": 2, "iterations": 2, "val_iterations": 1, "steps": 4}
+SHORT = {"noise_max": 60.0, "margin_step": 30.0, "epochs": 2, "iterations": 2, "val_iterations": 1, "steps": 4}
 
 
 @pytest.mark.parametrize("block", [{"beta": 0.0}, {"noise_max": 0.0}], ids=str)
@@ -68,7 +68,8 @@ def test_the_step_is_the_papers_mix_of_clean_and_noisy_loss(
 ) -> None:
     """(1-beta) l(clean) + beta * share * l(twins), recomputed here with nnU-Net's loss from the twins themselves."""
     trainer = started(in_process, nnUNetTrainerIMA, SHORT | {"attack_precision": "float32"})
-    attack_from_the_first_step(trainer)
+    batch = batches(trainer, 1)[0]
+    attack_from_the_first_step(trainer, batch)
     found: list[Any] = []
     original = trainer._noisy_twins
 
@@ -77,7 +78,6 @@ def test_the_step_is_the_papers_mix_of_clean_and_noisy_loss(
         return found[0]
 
     monkeypatch.setattr(trainer, "_noisy_twins", remembered)
-    batch = batches(trainer, 1)[0]
     weights = copied(trainer.network.state_dict())
     result = trainer.train_step(copied(batch))["loss"]
     twins = found[0]
@@ -91,10 +91,12 @@ def test_the_step_is_the_papers_mix_of_clean_and_noisy_loss(
 
 def test_a_step_leaves_the_network_as_nnunet_wants_it(in_process: Workspace) -> None:
     trainer = started(in_process, nnUNetTrainerIMA, SHORT)
-    attack_from_the_first_step(trainer)
+    batch = batches(trainer, 1)[0]
+    attack_from_the_first_step(trainer, batch)
     stock_loss = trainer.loss
     trainer.network.train()
-    trainer.train_step(batches(trainer, 1)[0])
+    trainer.train_step(batch)
+    assert trainer.ima.tally.crossed > 0
     assert trainer.loss is stock_loss
     assert trainer.network.decoder.deep_supervision
     assert all(module.training for module in trainer.network.modules())
@@ -104,11 +106,12 @@ def test_a_step_leaves_the_network_as_nnunet_wants_it(in_process: Workspace) -> 
 def test_sample_forwards_of_a_step_follow_the_cost_model(in_process: Workspace) -> None:
     """Clean pass 1, one forward per attack step, 10 bisections and 1 noisy pass for a slice that crosses: 15 when
     all cross at step 3."""
-    trainer = started(in_process, nnUNetTrainerIMA, SHORT | {"steps": 20, "noise_max": 60.0, "margin_step": 60.0})
-    attack_from_the_first_step(trainer)
+    trainer = started(in_process, nnUNetTrainerIMA, SHORT | {"steps": 20})
+    batch = batches(trainer, 1)[0]
+    attack_from_the_first_step(trainer, batch)
     sizes: list[int] = []
     trainer.network.register_forward_pre_hook(lambda module, inputs: sizes.append(len(inputs[0])))
-    trainer.train_step(batches(trainer, 1)[0])
+    trainer.train_step(batch)
     tally = trainer.ima.tally
     assert tally.crossed > 0
     assert sum(sizes) == 4 + tally.attack_steps + 11 * tally.crossed
@@ -116,10 +119,11 @@ def test_sample_forwards_of_a_step_follow_the_cost_model(in_process: Workspace) 
 
 def test_margins_travel_in_the_checkpoint_and_come_back_exactly(in_process: Workspace, tmp_path: Path) -> None:
     trainer = started(in_process, nnUNetTrainerIMA, SHORT)
-    attack_from_the_first_step(trainer)
+    some = batches(trainer, 3)
+    attack_from_the_first_step(trainer, some[0])
     trainer.on_train_epoch_start()
-    trainer.on_train_epoch_end([trainer.train_step(batch) for batch in batches(trainer, 3)])
-    assert (trainer.ima.store.margins != 3.0).any()
+    trainer.on_train_epoch_end([trainer.train_step(batch) for batch in some])
+    assert (trainer.ima.store.margins != 30.0).any()
     file = str(tmp_path / "checkpoint_latest.pth")
     trainer.save_checkpoint(file)
     again = build(in_process, nnUNetTrainerIMA, SHORT)
@@ -147,7 +151,7 @@ def test_a_stock_checkpoint_starts_margins_anew(in_process: Workspace, tmp_path:
     trainer = build(in_process, nnUNetTrainerIMA, SHORT)
     trainer.load_checkpoint(str(tmp_path / "stock.pth"))
     trainer.on_train_start()
-    assert (trainer.ima.store.margins == 3.0).all()
+    assert (trainer.ima.store.margins == 30.0).all()
 
 
 def test_margins_of_other_cases_are_refused_in_one_sentence(in_process: Workspace, tmp_path: Path) -> None:
@@ -159,7 +163,7 @@ def test_margins_of_other_cases_are_refused_in_one_sentence(in_process: Workspac
     torch.save(checkpoint, file)
     again = build(in_process, nnUNetTrainerIMA, SHORT)
     again.load_checkpoint(str(file))
-    with pytest.raises(SystemExit, match="other samples"):
+    with pytest.raises(SystemExit, match="of which 37 are among the 38"):
         again.on_train_start()
 
 
