@@ -101,10 +101,10 @@ class MarginStore:
         ids = [tuple(sample) if isinstance(sample, list) else sample for sample in state["ids"]]
         margins, visits = state["margins"], state["visits"]
         if len(ids) != len(margins) or set(ids) != self._row.keys():
+            known = len(set(ids) & self._row.keys())
             raise UserError(
-                f"The stored margins belong to {len(ids)} samples of which {len(set(ids) & self._row.keys())} are "
-                f"among the {len(self)} of this training set: continue with the split and the preprocessed data they were "
-                "made with, or start a new training."
+                f"The stored margins belong to {len(ids)} samples, of which {known} are among the {len(self)} of this "
+                "training set: continue with the split and the preprocessed data they were made with, or train anew."
             )
         if not bool((torch.isfinite(margins) & (margins >= 0)).all()):
             raise UserError("The stored margins are damaged (negative or not finite): start a new training.")

@@ -163,7 +163,7 @@ def test_margins_of_other_cases_are_refused_in_one_sentence(in_process: Workspac
     torch.save(checkpoint, file)
     again = build(in_process, nnUNetTrainerIMA, SHORT)
     again.load_checkpoint(str(file))
-    with pytest.raises(SystemExit, match="of which 37 are among the 38"):
+    with pytest.raises(SystemExit, match="of which 37 are among the 38 of"):
         again.on_train_start()
 
 

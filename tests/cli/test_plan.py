@@ -1,0 +1,101 @@
+"""`nnunet-ima-plan` on real plans."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from nnunet_ima.cli.plan import plan
+from nnunet_ima.errors import UserError
+from nnunet_ima.segmentation.settings import Settings
+from tests.conftest import Workspace
+
+
+@pytest.fixture
+def target(in_process: Workspace) -> Path:
+    path = in_process.preprocessed / "nnUNetPlansIMA.json"
+    path.unlink(missing_ok=True)
+    return path
+
+
+def test_the_copy_differs_by_name_block_and_batch_size_only(in_process: Workspace, target: Path) -> None:
+    plan(["-d", "D902", "--noise-max", "7", "--epochs", "5", "--batch-size", "6"])
+    written, original = json.loads(target.read_text()), in_process.plans()
+    assert Settings.of(written) == Settings(noise_max=7.0, epochs=5)
+    assert written.pop("plans_name") == "nnUNetPlansIMA"
+    assert written["configurations"]["2d"].pop("batch_size") == 6
+    del written["ima"], original["plans_name"], original["configurations"]["2d"]["batch_size"]
+    assert written == original
+
+
+@pytest.mark.parametrize("dataset", ["902", "D902", "Dataset902_PhantomHeart"])
+def test_data_sets_are_named_as_nnunet_and_as_papers_do(dataset: str, target: Path) -> None:
+    plan(["-d", dataset])
+    assert target.is_file()
+
+
+def test_without_settings_it_says_what_the_default_noise_means(
+    target: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan(["-d", "D902"])
+    assert "largest noise level 6.4 on patches of 1 x 64 x 64" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["-d", "D777"], "no data set with this number"),
+        (["-d", "heart"], "must be like 4, D4"),
+        (["-d", "D902", "-c", "3d_fullres"], "no such configuration, only 2d"),
+        (["-d", "D902", "-p", "nnUNetPlansX"], "does not exist"),
+        (["-d", "D902", "--beta", "1.5"], "beta must be between 0 and 1, got 1.5"),
+        (["-d", "D902", "--noise-max", "-2"], "noise_max"),
+        (["-d", "D902", "--noise-max", "nan"], "noise_max"),
+        (["-d", "D902", "--epochs", "0"], "epochs must be a whole number, 1 or larger, got 0"),
+        (["-d", "D902", "--preset", "paper"], "preset paper knows D2, D4, D5, not D902"),
+        (["-d", "D902", "-o", "nnUNetPlans"], "another name"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_mistakes_are_one_sentence_and_nothing_is_written(arguments: list[str], message: str, target: Path) -> None:
+    before = sorted(target.parent.iterdir())
+    with pytest.raises(UserError, match=message):
+        plan(arguments)
+    assert sorted(target.parent.iterdir()) == before
+
+
+def test_three_dimensional_configurations_are_refused(in_process: Workspace, target: Path) -> None:
+    plans = in_process.plans()
+    plans["configurations"]["3d_fullres"] = plans["configurations"]["2d"] | {"patch_size": [8, 64, 64]}
+    path = in_process.preprocessed / "nnUNetPlans3D.json"
+    path.write_text(json.dumps(plans))
+    try:
+        with pytest.raises(UserError, match="2D configurations only"):
+            plan(["-d", "D902", "-c", "3d_fullres", "-p", "nnUNetPlans3D"])
+    finally:
+        path.unlink()
+
+
+def test_foreign_plans_are_not_overwritten(in_process: Workspace, target: Path) -> None:
+    target.write_text(json.dumps(in_process.plans()))
+    with pytest.raises(UserError, match="not written by nnunet-ima-plan"):
+        plan(["-d", "D902"])
+    assert json.loads(target.read_text()) == in_process.plans()
+    target.unlink()
+
+
+def test_damaged_plans_are_named(in_process: Workspace, target: Path) -> None:
+    broken = in_process.preprocessed / "nnUNetPlansBroken.json"
+    broken.write_text("{")
+    try:
+        with pytest.raises(UserError, match="no valid JSON"):
+            plan(["-d", "D902", "-p", "nnUNetPlansBroken"])
+    finally:
+        broken.unlink()
+
+
+@pytest.mark.parametrize("variable", ["nnUNet_preprocessed"])
+def test_missing_variables_are_named(variable: str, in_process: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(variable)
+    with pytest.raises(UserError, match=variable):
+        plan(["-d", "Dataset902_PhantomHeart"])
