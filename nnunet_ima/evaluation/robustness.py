@@ -1,8 +1,7 @@
 """The noise sweep: every slice attacked once at every noise level, and what is left of the segmentation."""
 
 import zlib
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Sequence
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Any
@@ -15,6 +14,7 @@ from tqdm import tqdm
 
 from nnunet_ima.attacks import ball
 from nnunet_ima.attacks.pgd import pgd
+from nnunet_ima.attacks.precision import autocast, native_bfloat16
 from nnunet_ima.evaluation.slices import Slice, batches
 from nnunet_ima.evaluation.tiles import TiledNetwork
 from nnunet_ima.segmentation.dice import SegmentationObjective
@@ -85,7 +85,7 @@ def _attacked(
     attack: Attack,
     generators: Sequence[torch.Generator],
 ) -> Tensor:
-    with native_precision(x.device)():
+    with autocast(x.device, native_bfloat16(x.device)):
         return pgd(
             network, x, y, level, objective=objective, steps=attack.steps, alpha=attack.alpha,
             random_start=attack.random_start, generator=generators,
@@ -96,10 +96,3 @@ def _generator(item: Slice, level: float, attack: Attack) -> torch.Generator:
     """A random start of its own for each slice and level: the same whatever is evaluated beside it."""
     name = f"{attack.seed} {item.case} {item.number} {level!r}"
     return torch.Generator().manual_seed(zlib.crc32(name.encode()))
-
-
-def native_precision(device: torch.device) -> Callable[[], AbstractContextManager[Any]]:
-    """bfloat16 autocast where the device computes it natively, else nothing."""
-    cpu = device.type == "cpu" and bool(getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)())
-    cuda = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-    return (lambda: torch.autocast(device.type, torch.bfloat16)) if cpu or cuda else nullcontext

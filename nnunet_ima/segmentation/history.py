@@ -19,13 +19,14 @@ class History:
     def __init__(self) -> None:
         self.rows: list[dict[str, float]] = []
 
-    def add(self, epoch: int, tally: Tally, store: MarginStore) -> None:
-        """Shares and seconds of the epoch, and where the margins stand after it."""
+    def add(self, epoch: int, tally: Tally, store: MarginStore, seconds: float) -> None:
+        """Shares of the epoch and its training seconds, and where the margins stand after it."""
         quantiles = torch.quantile(store.margins, torch.tensor(QUANTILES, dtype=torch.float64)).tolist()
         self.rows.append(
             {
                 "epoch": epoch,
                 **tally.shares(),
+                "seconds": seconds,
                 "margin_mean": store.margins.mean().item(),
                 **{f"margin_q{round(100 * q):02d}": value for q, value in zip(QUANTILES, quantiles, strict=True)},
                 "visited": (store.visits > 0).double().mean().item(),

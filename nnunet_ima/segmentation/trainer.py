@@ -5,7 +5,7 @@ the batch it was given and adds the loss of the noisy twins.
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from pathlib import Path
 from time import perf_counter
@@ -18,6 +18,7 @@ from torch._dynamo import OptimizedModule
 
 from nnunet_ima.attacks.buckets import bucketed
 from nnunet_ima.attacks.frozen import frozen
+from nnunet_ima.attacks.precision import autocast, native_bfloat16
 from nnunet_ima.errors import UserError
 from nnunet_ima.files import replacing
 from nnunet_ima.margins import MarginStore
@@ -175,20 +176,22 @@ class nnUNetTrainerIMA(nnUNetTrainerPlain):
         finally:
             self.set_deep_supervision_enabled(self.enable_deep_supervision)
 
-    def _attack_precision(self) -> AbstractContextManager[Any]:
-        """bfloat16 on a CPU that has it; elsewhere the context nnU-Net has already opened."""
+    def _attack_precision(self) -> AbstractContextManager[object]:
+        """bfloat16 on a CPU that has it; elsewhere what nnU-Net has already opened."""
         wanted = self.ima_settings.attack_precision
-        native = bool(getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)())
-        if self.device.type == "cpu" and (wanted == "bfloat16" or (wanted == "auto" and native)):
-            return torch.autocast("cpu", torch.bfloat16)
-        return nullcontext()
+        chosen = wanted == "bfloat16" or (wanted == "auto" and native_bfloat16(self.device))
+        return autocast(self.device, self.device.type == "cpu" and chosen)
+
+    def on_train_epoch_start(self) -> None:
+        super().on_train_epoch_start()
+        self.ima_epoch_start = perf_counter()
 
     def on_train_epoch_end(self, train_outputs: list[dict[str, Any]]) -> None:
         super().on_train_epoch_end(train_outputs)
         if self.ima.is_off:
             return
         tally = self.ima.end_epoch()
-        self.ima_history.add(self.current_epoch, tally, self.ima.store)
+        self.ima_history.add(self.current_epoch, tally, self.ima.store, perf_counter() - self.ima_epoch_start)
         self.ima_history.write(Path(self.output_folder), self.ima.store)
         self.print_to_log_file(self.ima_history.last_line())
 
