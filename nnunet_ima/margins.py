@@ -48,7 +48,7 @@ class MarginStore:
         self._row = {sample: row for row, sample in enumerate(self.ids)}
         if len(self._row) != len(self.ids):
             raise ValueError("ids must name every sample once.")
-        if maximum < 0 or expansion < 0 or not initial >= 0:
+        if not (initial >= 0 and expansion >= 0 and maximum >= 0):
             raise ValueError(
                 f"initial, expansion and maximum must not be negative, got {initial}, {expansion} and {maximum}."
             )
@@ -100,7 +100,7 @@ class MarginStore:
         """Continue with the margins of `state`. UserError, and nothing changed, if it belongs to other samples."""
         ids = [tuple(sample) if isinstance(sample, list) else sample for sample in state["ids"]]
         margins, visits = state["margins"], state["visits"]
-        if len(ids) != len(margins) or set(ids) != self._row.keys():
+        if not len(ids) == len(margins) == len(visits) == len(self) or set(ids) != self._row.keys():
             known = len(set(ids) & self._row.keys())
             raise UserError(
                 f"The stored margins belong to {len(ids)} samples, of which {known} are among the {len(self)} of this "

@@ -26,11 +26,12 @@ def parser() -> argparse.ArgumentParser:
 def setup(arguments: list[str] | None = None) -> None:
     shell = parser().parse_args(arguments).shell
     value = extended_search_path()
+    doubled = value.replace("'", "''")
     lines = {
         "sh": f"export nnUNet_extTrainer={shlex.quote(value)}",
         "fish": f"set -gx nnUNet_extTrainer {shlex.quote(value)}",
-        "powershell": f"$env:nnUNet_extTrainer = '{value}'",
-        "cmd": f"set nnUNet_extTrainer={value}",
+        "powershell": f"$env:nnUNet_extTrainer = '{doubled}'",
+        "cmd": f'set "nnUNet_extTrainer={value}"',
     }
     print(lines[shell])
 

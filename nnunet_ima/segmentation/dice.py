@@ -53,11 +53,13 @@ class SegmentationObjective(Objective):
         return cls(len(foreground), label_manager.has_regions, label_manager.ignore_label, threshold, rule)
 
     def loss(self, logits: Tensor, y: Tensor) -> Tensor:
-        """CE - soft Dice per slice, (N,), float32; the smaller of both terms' weights is 1, as in nnU-Net."""
+        """CE - soft Dice per slice, (N,), float32, both with weight 1: nnU-Net's own loss of a batch of one."""
         logits = logits.float()
         reference, valid = self._reference(y)
         if self.regions:
-            pixel = functional.binary_cross_entropy_with_logits(logits, reference.float(), reduction="none").mean(1)
+            pixel = functional.binary_cross_entropy_with_logits(logits, reference.float(), reduction="none")
+            # nnU-Net averages over regions, but with an ignore label it sums them.
+            pixel = pixel.sum(1) if y.shape[1] > self.num_foreground else pixel.mean(1)
             probability = logits.sigmoid()
         else:
             labels = torch.where(valid[:, 0], y[:, 0], 0).long()

@@ -67,7 +67,7 @@ def plot_margins(rows: list[dict[str, Any]], store: MarginStore, path: Path) -> 
     figure = Figure(figsize=(11, 4), layout="constrained")
     histogram, growth = figure.subplots(1, 2)
     visited = store.visits > 0
-    edges = torch.linspace(0, store.maximum, 41).tolist()
+    edges = torch.linspace(0, store.maximum, 41, dtype=torch.float64).tolist()
     parts = [store.margins[visited].tolist(), store.margins[~visited].tolist()]
     histogram.hist(parts, edges, stacked=True, label=["seen", "not seen yet"], color=["tab:blue", "lightgrey"])
     histogram.set(

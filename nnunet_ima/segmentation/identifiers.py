@@ -28,20 +28,19 @@ def accept_letter_d() -> None:
 
 def dataset_name(identifier: str) -> str:
     """`D4`, `4` or `Dataset004_Hippocampus` -> `Dataset004_Hippocampus`. UserError if there is no such data set."""
-    from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
+    from nnunetv2.utilities.dataset_name_id_conversion import find_candidate_datasets
 
+    full = re.fullmatch(r"Dataset(\d{3})_.+", identifier)
     try:
-        return str(
-            maybe_convert_to_dataset_name(
-                identifier if identifier.startswith("Dataset") else parse_identifier(identifier)
-            )
-        )
+        number = parse_identifier(full.group(1) if full else identifier)
     except ValueError as error:
         raise UserError(f"-d must be like 4, D4 or Dataset004_Hippocampus, got {identifier!r}.") from error
-    except RuntimeError as error:
-        many = "More than one" in str(error)
+    found = [str(name) for name in find_candidate_datasets(number) if not full or name == identifier]
+    if len(found) > 1:
+        raise UserError(f"-d {identifier}: several data sets have this number; give the full name: {', '.join(found)}.")
+    if not found:
         raise UserError(
-            f"-d {identifier}: {'several data sets have' if many else 'there is no data set with'} this number in "
-            "nnUNet_raw, nnUNet_preprocessed and nnUNet_results; "
-            + ("give its full name." if many else "check these variables and the number.")
-        ) from error
+            f"-d {identifier}: there is no data set of this {'name' if full else 'number'} in nnUNet_raw, "
+            "nnUNet_preprocessed and nnUNet_results; check these variables and -d."
+        )
+    return found[0]

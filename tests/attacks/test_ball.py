@@ -82,9 +82,7 @@ def test_random_points_are_uniform_in_the_volume_of_the_ball(dimensions: int, no
 
 
 def test_random_points_for_linf_are_uniform_in_every_coordinate() -> None:
-    points = ball.random_point(
-        torch.zeros(4000, 3), torch.full((4000,), 2.0), "linf", torch.Generator().manual_seed(0)
-    )
+    points = ball.random_point(torch.zeros(4000, 3), torch.full((4000,), 2.0), "linf", torch.Generator().manual_seed(0))
     for coordinate in points.T:
         assert kolmogorov_distance((coordinate + 2) / 4) < 2 / math.sqrt(4000)
 

@@ -1,7 +1,6 @@
 import math
 
 import torch
-from torch.nn import functional
 
 from nnunet_ima.attacks import CrossEntropy, Margin
 
@@ -25,7 +24,7 @@ def test_margin_loss_is_the_best_wrong_logit_minus_the_true_one() -> None:
 def test_losses_of_half_precision_logits_are_float32() -> None:
     logits = torch.tensor([[60000.0, -60000.0]], dtype=torch.float16)
     y = torch.tensor([1])
-    assert CrossEntropy().loss(logits, y).item() == 120000.0 - 2 * (60000.0 - logits[0, 0].item())
+    assert CrossEntropy().loss(logits, y).item() == 120000.0
     assert Margin().loss(logits, y).dtype == torch.float32
     assert torch.isfinite(Margin().loss(logits, y)).all()
 
@@ -34,6 +33,3 @@ def test_badness_carries_no_gradient() -> None:
     logits = torch.zeros(2, 3, requires_grad=True)
     assert not CrossEntropy().badness(logits, torch.tensor([0, 1])).requires_grad
     assert CrossEntropy().loss(logits, torch.tensor([0, 1])).requires_grad
-    assert functional.cross_entropy(logits, torch.tensor([0, 1])).item() == CrossEntropy().badness(
-        logits, torch.tensor([0, 1])
-    )[0].item()

@@ -82,7 +82,7 @@ def test_each_sample_has_its_own_noise_level_and_zero_stays_put() -> None:
 @pytest.mark.parametrize("norm", NORMS)
 def test_intensities_stay_within_bounds(norm: Norm) -> None:
     model = LinearModel(torch.tensor([1.0, 1.0, -1.0]))
-    x = torch.tensor([[0.9, 0.5, 0.05], [0.1, 0.2, 0.9]])
+    x = torch.tensor([[0.1, 0.9, 0.05], [0.1, 0.2, 0.9]])
     found = pgd(model, x, model.label(x), 0.5, norm=norm, bounds=(0.0, 1.0), generator=torch.Generator().manual_seed(0))
     assert found.min() >= 0
     assert found.max() <= 1
@@ -147,11 +147,20 @@ def test_a_sample_stops_where_nothing_can_get_worse() -> None:
     assert counting.batches == [2, 2, 2, 2, 1, 1]
 
 
-def test_equal_badness_is_decided_by_the_larger_loss() -> None:
+class FlatBadness(Bump):
+    """Every point is equally bad, and the loss alone tells them apart."""
+
+    def badness(self, logits: Tensor, y: Tensor) -> Tensor:
+        return torch.zeros(len(y))
+
+
+@pytest.mark.parametrize(("alpha", "best"), [(1.8, 0.45), (1.0, 0.5)], ids=["met early", "met later"])
+def test_equal_badness_is_decided_by_the_larger_loss(alpha: float, best: float) -> None:
     found = pgd(
-        lambda x: x, torch.zeros(1, 1), torch.zeros(1), 0.4, objective=Steps(), steps=4, alpha=1, random_start=False
-    )
-    assert found.item() == pytest.approx(0.4)
+        lambda x: x, torch.zeros(1, 1), torch.zeros(1), 1.0, objective=FlatBadness(), steps=4, alpha=alpha,
+        random_start=False,
+    )  # fmt: skip
+    assert found.item() == pytest.approx(best)
 
 
 @pytest.mark.parametrize("norm", NORMS)

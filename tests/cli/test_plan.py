@@ -44,7 +44,7 @@ def test_without_settings_it_says_what_the_default_noise_means(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["-d", "D777"], "no data set with this number"),
+        (["-d", "D777"], "no data set of this number"),
         (["-d", "heart"], "must be like 4, D4"),
         (["-d", "D902", "-c", "3d_fullres"], "no such configuration, only 2d"),
         (["-d", "D902", "-p", "nnUNetPlansX"], "does not exist"),
