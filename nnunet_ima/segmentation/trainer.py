@@ -62,10 +62,12 @@ class nnUNetTrainerIMA(nnUNetTrainerPlain):
     The fold's output folder also gets `margins.csv` and `margins.png`; checkpoints carry the margins under "ima".
     """
 
+    ima_checkpoint: dict[str, Any] | None = None
+    """Margins and history of the checkpoint that was loaded, until training starts and knows its slices."""
+
     def initialize(self) -> None:
         if not self.was_initialized:
             self._check_supported()
-        self.ima_checkpoint: dict[str, Any] | None = None
         super().initialize()
         self.ima_objective = SegmentationObjective.of(
             self.label_manager, self.ima_settings.threshold, self.ima_settings.dice
