@@ -46,7 +46,8 @@ def test_without_settings_it_says_what_the_default_noise_means(
     [
         (["-d", "D777"], "no data set of this number"),
         (["-d", "heart"], "must be like 4, D4"),
-        (["-d", "D902", "-c", "3d_fullres"], "no such configuration, only 2d"),
+        (["-d", "D902", "-c", "3d_fullres"], "2D configurations only"),
+        (["-d", "D902", "-c", "2d_lowres"], "no such configuration, only 2d"),
         (["-d", "D902", "-p", "nnUNetPlansX"], "does not exist"),
         (["-d", "D902", "--beta", "1.5"], "beta must be between 0 and 1, got 1.5"),
         (["-d", "D902", "--noise-max", "-2"], "noise_max"),
