@@ -13,6 +13,7 @@ from nnunet_ima.evaluation.metrics import average_dice_index, dice_index, dice_l
 from nnunet_ima.evaluation.models import TrainedModel
 from nnunet_ima.evaluation.robustness import Attack, Sweep
 from nnunet_ima.files import replacing
+from nnunet_ima.plots import two_panels
 
 FIGURES = (("tvdi", "TVDI (%): Dice of all voxels"), ("adi", "ADI (%): mean Dice of the slices"))
 
@@ -80,18 +81,14 @@ def write_slices(folder: Path, found: Sweep, classes: Sequence[str]) -> None:
 
 def plot_curves(folder: Path, models: Sequence[dict[str, Any]]) -> None:
     """`robustness.png`: TVDI and ADI against the noise level, one line per model."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(10, 4), layout="constrained")
-    for axes, (key, title) in zip(figure.subplots(1, 2, sharey=True), FIGURES, strict=True):
-        for name, model in zip(_names(models), models, strict=True):
-            values = [math.nan if level[key] is None else level[key] for level in model["levels"]]
-            axes.plot([level["noise"] for level in model["levels"]], values, marker="o", label=name)
-        axes.set(xlabel="noise level (L2 norm, SD)", ylabel="%", title=title, ylim=(0, 100))
-        axes.grid(alpha=0.3)
-        axes.legend()
-    with replacing(folder / "robustness.png") as path:
-        figure.savefig(path, dpi=100)
+    with two_panels(folder / "robustness.png", sharey=True) as panels:
+        for axes, (key, title) in zip(panels, FIGURES, strict=True):
+            for name, model in zip(_names(models), models, strict=True):
+                values = [math.nan if level[key] is None else level[key] for level in model["levels"]]
+                axes.plot([level["noise"] for level in model["levels"]], values, marker="o", label=name)
+            axes.set(xlabel="noise level (L2 norm, SD)", ylabel="%", title=title, ylim=(0, 100))
+            axes.grid(alpha=0.3)
+            axes.legend()
 
 
 def _names(models: Sequence[dict[str, Any]]) -> list[str]:

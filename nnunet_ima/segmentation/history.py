@@ -9,6 +9,7 @@ import torch
 from nnunet_ima.files import replacing
 from nnunet_ima.margins import MarginStore
 from nnunet_ima.methods.ima import Tally
+from nnunet_ima.plots import two_panels
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
@@ -53,8 +54,7 @@ class History:
             writer = csv.DictWriter(file, list(self.rows[-1]))
             writer.writeheader()
             writer.writerows({key: f"{value:.6g}" for key, value in row.items()} for row in self.rows)
-        with replacing(folder / "margins.png") as path:
-            plot_margins(self.rows, store, path)
+        plot_margins(self.rows, store, folder / "margins.png")
 
 
 def plot_margins(rows: list[dict[str, Any]], store: MarginStore, path: Path) -> None:
@@ -62,26 +62,22 @@ def plot_margins(rows: list[dict[str, Any]], store: MarginStore, path: Path) -> 
 
     The bulk of the histogram tells which fixed noise level a vanilla adversarial training should use.
     """
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(11, 4), layout="constrained")
-    histogram, growth = figure.subplots(1, 2)
-    visited = store.visits > 0
-    edges = torch.linspace(0, store.maximum, 41, dtype=torch.float64).tolist()
-    parts = [store.margins[visited].tolist(), store.margins[~visited].tolist()]
-    histogram.hist(parts, edges, stacked=True, label=["seen", "not seen yet"], color=["tab:blue", "lightgrey"])
-    histogram.set(
-        xlabel="margin (noise level)", ylabel="training slices", title=f"Margins after epoch {rows[-1]['epoch']}"
-    )
-    histogram.legend()
-    epochs = [row["epoch"] for row in rows]
-    for low, high, shade in (("margin_q05", "margin_q95", 0.2), ("margin_q25", "margin_q75", 0.35)):
-        growth.fill_between(
-            epochs, [row[low] for row in rows], [row[high] for row in rows],
-            color="tab:blue", alpha=shade, label=f"{low[-2:]} to {high[-2:]} %",
-        )  # fmt: skip
-    growth.plot(epochs, [row["margin_q50"] for row in rows], color="tab:blue", label="median")
-    growth.axhline(store.maximum, color="grey", linestyle=":", label="largest allowed")
-    growth.set(xlabel="epoch", ylabel="margin (noise level)", title="Growth of the margins")
-    growth.legend()
-    figure.savefig(path, dpi=100)
+    with two_panels(path) as (histogram, growth):
+        visited = store.visits > 0
+        edges = torch.linspace(0, store.maximum, 41, dtype=torch.float64).tolist()
+        parts = [store.margins[visited].tolist(), store.margins[~visited].tolist()]
+        histogram.hist(parts, edges, stacked=True, label=["seen", "not seen yet"], color=["tab:blue", "lightgrey"])
+        histogram.set(
+            xlabel="margin (noise level)", ylabel="training slices", title=f"Margins after epoch {rows[-1]['epoch']}"
+        )
+        histogram.legend()
+        epochs = [row["epoch"] for row in rows]
+        for low, high, shade in (("margin_q05", "margin_q95", 0.2), ("margin_q25", "margin_q75", 0.35)):
+            growth.fill_between(
+                epochs, [row[low] for row in rows], [row[high] for row in rows],
+                color="tab:blue", alpha=shade, label=f"{int(low[-2:])} to {high[-2:]} %",
+            )  # fmt: skip
+        growth.plot(epochs, [row["margin_q50"] for row in rows], color="tab:blue", label="median")
+        growth.axhline(store.maximum, color="grey", linestyle=":", label="largest allowed")
+        growth.set(xlabel="epoch", ylabel="margin (noise level)", title="Growth of the margins")
+        growth.legend()
