@@ -3,3 +3,10 @@
 
 class UserError(ValueError):
     """Raised for input that only the user can put right; commands print it and exit with 1."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether torch ran out of memory, on a GPU or on the CPU (where it has no exception of its own for it)."""
+    import torch
+
+    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)

@@ -104,10 +104,11 @@ class MarginStore:
             known = len(set(ids) & self._row.keys())
             raise UserError(
                 f"The stored margins belong to {len(ids)} samples, of which {known} are among the {len(self)} of this "
-                "training set: continue with the split and the preprocessed data they were made with, or train anew."
+                "training set: continue with the split and the preprocessed data they were made with, or start the "
+                "margins anew."
             )
         if not bool((torch.isfinite(margins) & (margins >= 0)).all()):
-            raise UserError("The stored margins are damaged (negative or not finite): start a new training.")
+            raise UserError("The stored margins are damaged (negative or not finite): start the margins anew.")
         rows = torch.tensor([self._row[sample] for sample in ids])
         self.margins[rows] = margins.double().cpu().clamp(max=self.maximum)
         self.visits[rows] = visits.cpu()

@@ -51,9 +51,9 @@ class Workspace:
         content: dict[str, Any] = json.loads((self.preprocessed / f"{name}.json").read_text())
         return content
 
-    def write_plans(self, name: str, block: Any, batch_size: int = 4) -> None:
+    def write_plans(self, name: str, block: Any, batch_size: int = 4, **changes: Any) -> None:
         """A copy of the plans with this "ima" block."""
-        plans = self.plans() | {"plans_name": name, "ima": block}
+        plans = self.plans() | {"plans_name": name, "ima": block} | changes
         plans["configurations"]["2d"]["batch_size"] = batch_size
         (self.preprocessed / f"{name}.json").write_text(json.dumps(plans))
 

@@ -1,21 +1,23 @@
 """Few batch sizes for a compiled network, which would otherwise be compiled anew for each size of the active set."""
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor
 
-from nnunet_ima.attacks.frozen import Model
 
+def bucketed(model: Callable[[Tensor], Any], largest: int) -> Callable[[Tensor], Any]:
+    """`model` called only with batches of an eighth, a quarter, a half of `largest`, or `largest`: padded with copies
+    of the first sample, whose outputs are dropped (deep supervision: from each of the outputs)."""
+    sizes = sorted({-(-largest // parts) for parts in (8, 4, 2, 1)})
 
-def bucketed(model: Model, largest: int) -> Model:
-    """`model` called only with batches of 1, 2, 4, ... or `largest`: padded with copies of the first sample, whose
-    outputs are dropped."""
-
-    def run(x: Tensor) -> Tensor:
+    def run(x: Tensor) -> Any:
         count = len(x)
-        bucket = min(1 << (count - 1).bit_length(), max(largest, count))
+        bucket = next((size for size in sizes if size >= count), count)
         if bucket == count:
             return model(x)
-        padding = x[:1].expand(bucket - count, *x.shape[1:])
-        return model(torch.cat([x, padding]))[:count]
+        output = model(torch.cat([x, x[:1].expand(bucket - count, *x.shape[1:])]))
+        return [part[:count] for part in output] if isinstance(output, list | tuple) else output[:count]
 
     return run

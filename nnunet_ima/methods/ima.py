@@ -7,6 +7,7 @@ remembered between epochs. It knows neither nnU-Net nor classification.
 from collections.abc import Callable, Hashable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -130,8 +131,17 @@ class IMA:
         loss = (1 - self.beta) * clean
         return loss if noisy is None else loss + self.beta * noisy_share * noisy
 
-    def end_epoch(self) -> Tally:
-        """Move the margins by what the epoch showed; its counts, and a clean slate for the next one."""
-        self.store.update(self.outcomes)
-        tally, self.outcomes, self.tally = self.tally, Outcomes(), Tally()
+    def end_epoch(self, gather: Callable[[Any], list[Any]] = lambda own: [own]) -> Tally:
+        """Move the margins by what the epoch showed; its counts, and a clean slate for the next one.
+
+        gather: what all processes of a training noted, in the same order on each, so that their margins stay the same.
+        """
+        outcomes, tally = Outcomes(), Tally()
+        noted = gather((self.outcomes, self.tally))
+        for other_outcomes, other_tally in noted:
+            outcomes.merge(other_outcomes)
+            tally.merge(other_tally)
+        tally.seconds /= len(noted)
+        self.store.update(outcomes)
+        self.outcomes, self.tally = Outcomes(), Tally()
         return tally

@@ -57,6 +57,12 @@ class History:
         plot_margins(self.rows, store, folder / "margins.png")
 
 
+def time_left(epoch_seconds: float, epochs: int) -> str:
+    """How long the rest of a training takes if its epochs go on like the last one."""
+    minutes = round(epoch_seconds * epochs / 60)
+    return f"{epochs} epochs left, about {minutes // 60} h {minutes % 60:02d} min"
+
+
 def plot_margins(rows: list[dict[str, Any]], store: MarginStore, path: Path) -> None:
     """Histogram of the margins now, and their growth (the paper's Figs. 7 and 10).
 

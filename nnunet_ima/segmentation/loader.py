@@ -7,6 +7,9 @@ from typing import Any
 import numpy as np
 from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 from nnunetv2.training.nnUNetTrainer import nnUNetTrainer as trainer_module  # noqa: N813 (a module)
+from tqdm import tqdm
+
+from nnunet_ima.errors import UserError
 
 SliceId = tuple[str, int]
 """(case key, index of the slice in the preprocessed case)."""
@@ -55,15 +58,19 @@ def loader_of(augmenter: Any) -> Any:
     return augmenter.generator if hasattr(augmenter, "generator") else augmenter.data_loader
 
 
-def slices_of(dataset: Any, ignore_label: int | None) -> tuple[list[SliceId], int]:
-    """Slices of an nnU-Net data set that have foreground, and how many slices there are in all."""
+def slices_of(dataset: Any, labels: Any, show_progress: bool = False) -> tuple[list[SliceId], int]:
+    """Slices of an nnU-Net data set that have foreground, and how many slices there are in all.
+
+    labels: nnU-Net's `LabelManager`; foreground is what belongs to one of its classes or regions.
+    Reads every case once: UserError, naming it, for one whose intensities are not finite.
+    """
     with_foreground: list[SliceId] = []
     total = 0
-    for case in sorted(dataset.identifiers):
-        segmentation = np.asarray(dataset.load_case(case)[1][:])[0]
-        foreground = segmentation > 0
-        if ignore_label is not None:
-            foreground &= segmentation != ignore_label
-        total += len(segmentation)
-        with_foreground += [(case, int(number)) for number in np.flatnonzero(foreground.any((1, 2)))]
+    for case in tqdm(sorted(dataset.identifiers), "IMA looks at the cases", disable=not show_progress, leave=False):
+        data, segmentation = (np.asarray(array[:]) for array in dataset.load_case(case)[:2])
+        if not np.isfinite(data).all():
+            raise UserError(f"Case {case} has intensities that are not finite: repair the image and preprocess again.")
+        total += len(segmentation[0])
+        present = np.isin(segmentation[0], labels.foreground_labels).any((1, 2))
+        with_foreground += [(case, int(number)) for number in np.flatnonzero(present)]
     return with_foreground, total

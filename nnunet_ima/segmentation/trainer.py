@@ -1,4 +1,4 @@
-"""`nnUNetTrainerIMA`: nnU-Net's own training loop with IMA's noisy twins, and its plain sibling.
+"""`nnUNetTrainerIMA`: nnU-Net's own training loop with IMA's noisy twins.
 
 No `__init__` (nnU-Net forbids it), no copy of nnU-Net's step: the step runs as it is, with a loss that also attacks
 the batch it was given and adds the loss of the noisy twins.
@@ -12,7 +12,6 @@ from time import perf_counter
 from typing import Any
 
 import torch
-from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch import Tensor, nn
 from torch._dynamo import OptimizedModule
 
@@ -23,37 +22,15 @@ from nnunet_ima.errors import UserError
 from nnunet_ima.files import replacing
 from nnunet_ima.margins import MarginStore
 from nnunet_ima.methods.ima import IMA, Twins
+from nnunet_ima.segmentation import checks
+from nnunet_ima.segmentation.checks import one_sentence
 from nnunet_ima.segmentation.dice import SegmentationObjective
+from nnunet_ima.segmentation.fingerprint import check_fingerprint, fingerprint, load_margins, new_margins_wanted
 from nnunet_ima.segmentation.history import History
-from nnunet_ima.segmentation.identifiers import accept_letter_d
 from nnunet_ima.segmentation.loader import SliceId, loader_of, naming_slices, slice_ids, slices_of
-from nnunet_ima.segmentation.settings import Settings, default_margin_step
-
-accept_letter_d()
-
-
-class nnUNetTrainerPlain(nnUNetTrainer):
-    """Stock nnU-Net with the length given in the plans' "ima" block, for a fair comparison."""
-
-    # Set by nnU-Net.
-    num_epochs: int
-    num_iterations_per_epoch: int
-    num_val_iterations_per_epoch: int
-    loss: Any
-
-    def initialize(self) -> None:
-        if not self.was_initialized:
-            self._check_device()
-            with _one_sentence():
-                self.ima_settings = Settings.of(self.plans_manager.plans)
-            self.num_epochs = self.ima_settings.epochs or self.num_epochs
-            self.num_iterations_per_epoch = self.ima_settings.iterations or self.num_iterations_per_epoch
-            self.num_val_iterations_per_epoch = self.ima_settings.val_iterations or self.num_val_iterations_per_epoch
-        super().initialize()
-
-    def _check_device(self) -> None:
-        if self.device.type == "cuda" and not torch.cuda.is_available():
-            raise SystemExit("-device cuda: this machine has no usable CUDA device; train with -device cpu.")
+from nnunet_ima.segmentation.plain_trainer import nnUNetTrainerPlain
+from nnunet_ima.segmentation.ranks import gathered
+from nnunet_ima.segmentation.settings import default_margin_step
 
 
 class nnUNetTrainerIMA(nnUNetTrainerPlain):
@@ -65,26 +42,28 @@ class nnUNetTrainerIMA(nnUNetTrainerPlain):
     ima_checkpoint: dict[str, Any] | None = None
     """Margins and history of the checkpoint that was loaded, until training starts and knows its slices."""
 
+    @classmethod
+    def _check_plans(cls, plans: dict[str, Any], configuration: str) -> None:
+        super()._check_plans(plans, configuration)
+        checks.check_configuration(plans, configuration, cls.__name__)
+
     def initialize(self) -> None:
-        if not self.was_initialized:
-            self._check_supported()
         super().initialize()
         self.ima_objective = SegmentationObjective.of(
             self.label_manager, self.ima_settings.threshold, self.ima_settings.dice
         )
+        plans = self.plans_manager.plans
+        self.ima_fingerprint = fingerprint(plans, self.configuration_name, self.dataset_json, self.ima_settings.norm)
+        self.ima_noisy_loss = self._build_noisy_loss() if self.is_ddp else None
 
-    def _check_supported(self) -> None:
-        """nnU-Net's 3D and cascade configurations, and several GPUs, are refused before anything runs."""
-        if len(self.configuration_manager.patch_size) != 2:
-            raise SystemExit(
-                f"Configuration {self.configuration_name}: {type(self).__name__} trains 2D configurations only; use 2d."
-            )
-        if self.is_cascaded:
-            raise SystemExit(
-                f"Configuration {self.configuration_name}: {type(self).__name__} does not train cascades; use 2d."
-            )
-        if self.is_ddp:
-            raise SystemExit(f"-num_gpus: {type(self).__name__} trains on one device so far; use -num_gpus 1.")
+    def _build_noisy_loss(self) -> Any:
+        """nnU-Net's loss without its exchange between ranks, for batches of twins that differ in size from rank to
+        rank: their Dice is that of the rank's own batch."""
+        self.is_ddp = False
+        try:
+            return self._build_loss()
+        finally:
+            self.is_ddp = True
 
     def get_dataloaders(self) -> Any:
         with naming_slices():
@@ -93,19 +72,25 @@ class nnUNetTrainerIMA(nnUNetTrainerPlain):
     def on_train_start(self) -> None:
         # Out of the attributes, which nnU-Net writes to debug.json as text.
         checkpoint, self.ima_checkpoint = self.ima_checkpoint, None
-        super().on_train_start()
-        self.ima_history = History()
-        with _one_sentence():
-            self.ima = self._build_method()
+        takes_over = checkpoint is not None and not new_margins_wanted()
+        with one_sentence():
+            if checkpoint is not None and takes_over:
+                # Before nnU-Net writes these plans over those of the checkpoint's model folder.
+                check_fingerprint(checkpoint["fingerprint"], self.ima_fingerprint)
+            super().on_train_start()
+            self.ima, self.ima_history = self._build_method(), History()
             if checkpoint is not None:
-                self.ima.store.load_state(checkpoint["store"])
                 self.ima_history.load_state(checkpoint["history"])
+                if takes_over:
+                    load_margins(self.ima.store, checkpoint["store"])
+                else:
+                    self.print_to_log_file("The margins start anew, as asked for.")
         self.print_to_log_file(self.ima, self.ima_settings)
 
     def _build_method(self) -> IMA:
         settings = self.ima_settings
         dataset = loader_of(self.dataloader_train)._data
-        slices, total = slices_of(dataset, self.label_manager.ignore_label)
+        slices, total = slices_of(dataset, self.label_manager, show_progress=self.local_rank == 0)
         if not slices:
             raise UserError(
                 f"None of the {total} training slices has foreground: IMA has nothing to defend; check the labels."
@@ -130,15 +115,38 @@ class nnUNetTrainerIMA(nnUNetTrainerPlain):
 
     def train_step(self, batch: dict[str, Any]) -> dict[str, Any]:
         if self.ima.is_off:
-            return super().train_step(batch)  # type: ignore[no-any-return]
+            return super().train_step(batch)
         # On its device already, so that nnU-Net's own .to() passes this very tensor to the network.
-        data = batch["data"].to(self.device, non_blocking=True).requires_grad_()
+        data = batch["data"].to(self.device, non_blocking=True).requires_grad_(self._shares_clean_pass)
         stock_loss = self.loss
         self.loss = partial(self._ima_loss, stock_loss, data, slice_ids(batch))
         try:
-            return super().train_step({**batch, "data": data})  # type: ignore[no-any-return]
+            return super().train_step({**batch, "data": data})
         finally:
             self.loss = stock_loss
+
+    @property
+    def _inner_network(self) -> nn.Module:
+        """Under DDP the network inside: a rank that attacks or has no twins must not wait for the others."""
+        network: nn.Module = self.network.module if self.is_ddp else self.network
+        return network
+
+    @property
+    def _is_compiled(self) -> bool:
+        return isinstance(self._inner_network, OptimizedModule)
+
+    @property
+    def _shares_clean_pass(self) -> bool:
+        """Whether the training pass on the clean slices serves as the attack's first iterate.
+
+        A compiled graph cannot be kept for a second backward, and with batch statistics or dropout the training pass
+        is not what the attacked network computes.
+        """
+        return not self._is_compiled and _same_in_eval_mode(self._inner_network)
+
+    def _in_buckets(self, largest: int) -> Any:
+        """The inner network; a compiled one sees few batch sizes."""
+        return bucketed(self._inner_network, largest) if self._is_compiled else self._inner_network
 
     def _ima_loss(
         self, stock_loss: nn.Module, data: Tensor, ids: Sequence[SliceId], output: Any, target: Any
@@ -150,19 +158,17 @@ class nnUNetTrainerIMA(nnUNetTrainerPlain):
         if len(twins.index):
             rows = twins.index
             chosen = [part[rows] for part in target] if isinstance(target, list) else target[rows]
-            noisy = stock_loss(self.network(twins.x), chosen)
+            noisy_loss = self.ima_noisy_loss or stock_loss
+            noisy = noisy_loss(self._in_buckets(len(data))(twins.x), chosen)
         return self.ima.mix(clean, noisy, len(twins.index) / len(data))
 
     def _noisy_twins(self, data: Tensor, ids: Sequence[SliceId], output: Any, target: Any) -> Twins:
         start = perf_counter()
         full_size = output[0] if self.enable_deep_supervision else output
         reference = target[0] if isinstance(target, list) else target
-        compiled = isinstance(self.network, OptimizedModule)
-        # A compiled graph cannot be kept for a second backward, and with batch statistics or dropout the clean
-        # training pass is not what the attacked network computes.
-        shared = full_size if not compiled and _same_in_eval_mode(self.network) else None
-        with self._single_output(), frozen(self.network):
-            network = bucketed(self.network, len(data)) if compiled else self.network
+        shared = full_size if self._shares_clean_pass else None
+        with self._single_output(), frozen(self._inner_network):
+            network = self._in_buckets(len(data))
             twins = self.ima.noisy_twins(
                 network, data, reference, ids, self.ima_objective, shared, self._attack_precision
             )
@@ -192,9 +198,10 @@ class nnUNetTrainerIMA(nnUNetTrainerPlain):
         super().on_train_epoch_end(train_outputs)
         if self.ima.is_off:
             return
-        tally = self.ima.end_epoch()
+        tally = self.ima.end_epoch(gathered if self.is_ddp else lambda own: [own])
         self.ima_history.add(self.current_epoch, tally, self.ima.store, perf_counter() - self.ima_epoch_start)
-        self.ima_history.write(Path(self.output_folder), self.ima.store)
+        if self.local_rank == 0:
+            self.ima_history.write(Path(self.output_folder), self.ima.store)
         self.print_to_log_file(self.ima_history.last_line())
 
     def save_checkpoint(self, filename: str) -> None:
@@ -204,14 +211,21 @@ class nnUNetTrainerIMA(nnUNetTrainerPlain):
         with replacing(filename) as temporary:
             super().save_checkpoint(str(temporary))
             checkpoint = torch.load(temporary, map_location="cpu", weights_only=False)
-            checkpoint["ima"] = {"store": self.ima.store.state(), "history": self.ima_history.state()}
+            checkpoint["ima"] = {
+                "store": self.ima.store.state(),
+                "history": self.ima_history.state(),
+                "fingerprint": self.ima_fingerprint,
+            }
             torch.save(checkpoint, temporary)
 
     def load_checkpoint(self, filename_or_checkpoint: Any) -> None:
-        super().load_checkpoint(filename_or_checkpoint)
-        checkpoint = filename_or_checkpoint
-        if isinstance(checkpoint, str):
-            checkpoint = torch.load(checkpoint, map_location="cpu", weights_only=False)
+        if not self.was_initialized:
+            self.initialize()
+        with one_sentence(), checks.readable_checkpoint(filename_or_checkpoint):
+            super().load_checkpoint(filename_or_checkpoint)
+            checkpoint = filename_or_checkpoint
+            if isinstance(checkpoint, str):
+                checkpoint = torch.load(checkpoint, map_location="cpu", weights_only=False)
         self.ima_checkpoint = checkpoint.get("ima")
         if self.ima_checkpoint is None:
             self.print_to_log_file("The checkpoint holds no margins: they start anew.")
@@ -221,12 +235,3 @@ def _same_in_eval_mode(network: nn.Module) -> bool:
     """Whether a sample's output is the same in train and in eval mode, whatever its batch mates (nnU-Net's default)."""
     stateful = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)
     return not any(isinstance(module, stateful) for module in network.modules())
-
-
-@contextmanager
-def _one_sentence() -> Iterator[None]:
-    """A user's mistake ends `nnUNetv2_train` with one sentence and exit code 1 instead of a traceback."""
-    try:
-        yield
-    except UserError as error:
-        raise SystemExit(str(error)) from error

@@ -14,7 +14,8 @@ from nnunetv2.training.nnUNetTrainer import nnUNetTrainer as stock_module  # noq
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from nnunet_ima.segmentation.loader import loader_of, slice_ids
-from nnunet_ima.segmentation.trainer import nnUNetTrainerIMA, nnUNetTrainerPlain
+from nnunet_ima.segmentation.plain_trainer import nnUNetTrainerPlain
+from nnunet_ima.segmentation.trainer import nnUNetTrainerIMA
 from tests.conftest import Workspace
 from tests.segmentation.trainers import attack_from_the_first_step, batches, build, copied, started
 
