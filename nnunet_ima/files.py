@@ -5,12 +5,21 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+MARK = ".tmp"
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Delete the temporary files of processes that were killed while they wrote to `folder`; only where no other
+    process writes."""
+    for left in folder.glob(f".*{MARK}.*"):
+        left.unlink()
+
 
 @contextmanager
 def replacing(target: str | os.PathLike[str]) -> Iterator[Path]:
     """A temporary path in the folder of `target`, with its suffix; moved onto it at the end, removed on an error."""
     target = Path(target)
-    temporary = target.with_name(f".{target.stem}.{os.getpid()}.tmp{target.suffix}")
+    temporary = target.with_name(f".{target.stem}.{os.getpid()}{MARK}{target.suffix}")
     try:
         yield temporary
         os.replace(temporary, target)

@@ -9,8 +9,11 @@ from torch import Tensor
 
 def bucketed(model: Callable[[Tensor], Any], largest: int) -> Callable[[Tensor], Any]:
     """`model` called only with batches of an eighth, a quarter, a half of `largest`, or `largest`: padded with copies
-    of the first sample, whose outputs are dropped (deep supervision: from each of the outputs)."""
-    sizes = sorted({-(-largest // parts) for parts in (8, 4, 2, 1)})
+    of the first sample, whose outputs are dropped (deep supervision: from each of the outputs).
+
+    Never with a single sample where `largest` is more: torch compiles that size apart from all others.
+    """
+    sizes = sorted({min(largest, max(2, -(-largest // parts))) for parts in (8, 4, 2, 1)})
 
     def run(x: Tensor) -> Any:
         count = len(x)

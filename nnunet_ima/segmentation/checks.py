@@ -13,6 +13,7 @@ from filelock import FileLock, Timeout
 from nnunetv2.paths import nnUNet_preprocessed, nnUNet_results
 
 from nnunet_ima.errors import UserError
+from nnunet_ima.files import remove_leftovers
 from nnunet_ima.segmentation.plans import configuration
 
 
@@ -79,12 +80,14 @@ def readable_checkpoint(name: Any) -> Iterator[None]:
 def lock_fold(folder: Path) -> FileLock:
     """The lock of a fold's output folder, held until it is released or this process ends, however it ends.
 
+    What a killed training left half-written there is removed.
     UserError if another training holds it.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(folder / ".training.lock", timeout=0)
         lock.acquire()
+        remove_leftovers(folder)
     except Timeout as error:
         raise UserError(
             f"Another training is writing to {folder}: wait for its end, stop it, or train under other plans (-p)."

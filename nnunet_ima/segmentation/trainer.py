@@ -55,6 +55,10 @@ class nnUNetTrainerIMA(nnUNetTrainerPlain):
         plans = self.plans_manager.plans
         self.ima_fingerprint = fingerprint(plans, self.configuration_name, self.dataset_json, self.ima_settings.norm)
         self.ima_noisy_loss = self._build_noisy_loss() if self.is_ddp else None
+        if self._is_compiled:
+            # Training, attack and bisection, each at few batch sizes, pass torch's 8 graphs per network; beyond its
+            # limit the network would run uncompiled.
+            torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 32)
 
     def _build_noisy_loss(self) -> Any:
         """nnU-Net's loss without its exchange between ranks, for batches of twins that differ in size from rank to

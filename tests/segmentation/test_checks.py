@@ -10,6 +10,7 @@ import torch
 from filelock import FileLock
 
 from nnunet_ima.errors import UserError
+from nnunet_ima.files import replacing
 from nnunet_ima.segmentation import checks
 from nnunet_ima.segmentation.finding import DISCOVERY
 from nnunet_ima.segmentation.plain_trainer import nnUNetTrainerPlain
@@ -67,6 +68,21 @@ def test_the_lock_of_a_killed_training_is_free(tmp_path: Path) -> None:
     )
     assert subprocess.run([sys.executable, "-c", code, str(tmp_path)]).returncode < 0
     checks.lock_fold(tmp_path).release()
+
+
+def test_what_a_killed_training_left_half_written_is_removed(tmp_path: Path) -> None:
+    with replacing(tmp_path / "checkpoint_best.pth") as temporary:
+        temporary.write_text("whole")
+    code = (
+        "import os, signal, sys; from nnunet_ima.files import replacing\n"
+        "with replacing(sys.argv[1]) as temporary:\n"
+        "    temporary.write_text('half'); os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    subprocess.run([sys.executable, "-c", code, str(tmp_path / "checkpoint_best.pth")])
+    assert len(list(tmp_path.iterdir())) == 2
+    checks.lock_fold(tmp_path).release()
+    assert (tmp_path / "checkpoint_best.pth").read_text() == "whole"
+    assert [file.name for file in tmp_path.iterdir() if file.name != ".training.lock"] == ["checkpoint_best.pth"]
 
 
 def test_a_training_holds_the_lock_of_its_fold(in_process: Workspace) -> None:
