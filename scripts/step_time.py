@@ -1,4 +1,4 @@
-"""Time and sample-forwards of an IMA step against a plain nnU-Net step, on the same batches, in turns, in one run.
+"""Time, sample-forwards and peak memory of an IMA step against a plain nnU-Net step, on the same batches, in turns.
 
     python scripts/step_time.py -d D4 -chk .../nnUNetTrainerIMA__nnUNetPlansIMA__2d/fold_0/checkpoint_final.pth
 
@@ -24,12 +24,16 @@ from nnunet_ima.segmentation.identifiers import dataset_name
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_model_arguments(parser)
+    parser.add_argument("--steps", type=positive, default=20, help="steps of each kind; default: 20")
+    return parser.parse_args()
+
+
+def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-d", required=True, help="data set")
     parser.add_argument("-p", default="nnUNetPlansIMA", help="plans with an ima block")
     parser.add_argument("-chk", required=True, type=Path, help="a checkpoint of nnUNetTrainerIMA")
     parser.add_argument("-device", default="cpu", choices=["cpu", "cuda"])
-    parser.add_argument("--steps", type=positive, default=20, help="steps of each kind; default: 20")
-    return parser.parse_args()
 
 
 def build(args: argparse.Namespace) -> Any:
@@ -52,17 +56,33 @@ def build(args: argparse.Namespace) -> Any:
     return trainer
 
 
-def timed(trainer: Any, step: Any, batch: dict[str, Any], sizes: list[int]) -> tuple[float, float]:
-    """Seconds of a step and forwards per sample."""
+def timed(trainer: Any, step: Any, batch: dict[str, Any], sizes: list[int]) -> tuple[float, float, float]:
+    """Seconds of a step, forwards per sample, and the peak memory of the process (CPU) or on the GPU, in GiB."""
     sizes.clear()
     batch = copy.deepcopy(batch)
-    if trainer.device.type == "cuda":
-        torch.cuda.synchronize()
+    reset_peak(trainer.device)
     start = perf_counter()
     step(batch)
     if trainer.device.type == "cuda":
         torch.cuda.synchronize()
-    return perf_counter() - start, sum(sizes) / len(batch["data"])
+    return perf_counter() - start, sum(sizes) / len(batch["data"]), peak(trainer.device)
+
+
+def reset_peak(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+    elif Path("/proc/self/clear_refs").exists():
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def peak(device: torch.device) -> float:
+    """Since the last reset, in GiB; NaN where the system does not tell."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated() / 2**30
+    status = Path("/proc/self/status")
+    lines = status.read_text().splitlines() if status.exists() else []
+    return next((int(line.split()[1]) / 2**20 for line in lines if line.startswith("VmHWM")), float("nan"))
 
 
 def main() -> None:
@@ -74,7 +94,7 @@ def main() -> None:
         sizes: list[int] = []
         trainer.network.register_forward_pre_hook(lambda module, inputs: sizes.append(len(inputs[0])))
         steps = {"plain": super(type(trainer), trainer).train_step, "IMA": trainer.train_step}
-        times: dict[str, list[tuple[float, float]]] = {name: [] for name in steps}
+        times: dict[str, list[tuple[float, float, float]]] = {name: [] for name in steps}
         for number in range(args.steps + 2):
             batch = next(trainer.dataloader_train)
             for name, step in steps.items():
@@ -83,10 +103,11 @@ def main() -> None:
                     times[name].append(measured)
         shares = trainer.ima.tally.shares()
         trainer.on_train_end()
-    seconds = {name: median(value for value, _ in rows) for name, rows in times.items()}
-    print(f"\n{'step':<8}{'seconds (median)':>18}{'forwards per sample':>22}")
+    seconds = {name: median(row[0] for row in rows) for name, rows in times.items()}
+    print(f"\n{'step':<8}{'seconds (median)':>18}{'forwards per sample':>22}{'peak memory (GiB)':>20}")
     for name, rows in times.items():
-        print(f"{name:<8}{seconds[name]:>18.3f}{median(count for _, count in rows):>22.1f}")
+        forwards, memory = median(row[1] for row in rows), max(row[2] for row in rows)
+        print(f"{name:<8}{seconds[name]:>18.3f}{forwards:>22.1f}{memory:>20.2f}")
     print(f"IMA / plain: {seconds['IMA'] / seconds['plain']:.2f}")
     print(
         f"correct {shares['correct']:.1%}, crossed {shares['crossed']:.1%}, {shares['attack_steps']:.1f} attack steps"

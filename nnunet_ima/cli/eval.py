@@ -90,7 +90,7 @@ def _evaluate_one(
     if not slices:
         raise UserError(f"{model}: no slice of the {len(cases)} cases qualifies; choose others with --slices, --cases.")
     print(f"{model}: {len(slices)} slices of {len(cases)} cases", flush=True)
-    found = sweep(predictor, slices, levels, attack, args.batch_size, device)
+    found = sweep(predictor, slices, levels, attack, args.batch_size)
     labels = predictor.label_manager
     foreground = labels.foreground_regions if labels.has_regions else labels.foreground_labels
     names = {_key(value): name for name, value in predictor.dataset_json["labels"].items()}

@@ -1,10 +1,11 @@
 """The noise sweep: every slice attacked once at every noise level, and what is left of the segmentation."""
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from time import perf_counter
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -15,9 +16,12 @@ from tqdm import tqdm
 from nnunet_ima.attacks import ball
 from nnunet_ima.attacks.pgd import pgd
 from nnunet_ima.attacks.precision import autocast, native_bfloat16
+from nnunet_ima.errors import UserError, is_out_of_memory
 from nnunet_ima.evaluation.slices import Slice, batches
 from nnunet_ima.evaluation.tiles import TiledNetwork
 from nnunet_ima.segmentation.dice import SegmentationObjective
+
+R = TypeVar("R")
 
 
 @dataclass(frozen=True)
@@ -47,11 +51,11 @@ def sweep(
     levels: Sequence[float],
     attack: Attack,
     batch_size: int,
-    device: torch.device,
     progress: bool = True,
 ) -> Sweep:
     """Attack all slices at all levels and count. Attacks run in reduced precision where the device computes it
-    natively; what they found is counted in float32. A slice's result does not depend on its batch mates."""
+    natively; what they found is counted in float32. A slice's result does not depend on its batch mates, and a batch
+    too large for the memory is taken in parts."""
     started = perf_counter()
     objective = SegmentationObjective.of(predictor.label_manager)
     network = TiledNetwork(predictor.network, predictor.configuration_manager.patch_size)
@@ -62,18 +66,47 @@ def sweep(
     bar = tqdm(total=len(levels) * len(names), unit="slice", disable=not progress, dynamic_ncols=True)
     first = 0
     for batch in ordered:
-        x = torch.stack([item.image for item in batch]).to(device)
-        y = torch.stack([item.reference for item in batch]).to(device)
         rows = slice(first, first + len(batch))
         for number, level in enumerate(levels):
-            noisy = _attacked(network, x, y, level, objective, attack, [_generator(s, level, attack) for s in batch])
-            with torch.no_grad():
-                counts[number, rows] = objective.counts(network(noisy), y).cpu().numpy()
-            norms[number, rows] = ball.size(noisy - x, "l2").cpu().numpy()
+            found = within_memory(partial(_counted, network, level=level, objective=objective, attack=attack), batch)
+            counts[number, rows] = torch.cat([part for part, _ in found]).numpy()
+            norms[number, rows] = torch.cat([part for _, part in found]).numpy()
             bar.update(len(batch))
         first += len(batch)
     bar.close()
     return Sweep(list(levels), names, counts, norms, perf_counter() - started)
+
+
+def within_memory(attack: Callable[[Sequence[Slice]], R], batch: Sequence[Slice]) -> list[R]:
+    """The results of `attack` on the batch, or on its halves, quarters, ... where the device runs out of memory.
+
+    UserError for a slice that does not fit alone.
+    """
+    try:
+        return [attack(batch)]
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        if len(batch) == 1:
+            raise UserError(
+                f"Slice {batch[0].number} of case {batch[0].case}, {' x '.join(map(str, batch[0].image.shape))}, does "
+                "not fit into memory: close other programs, or evaluate it on a larger device (-device)."
+            ) from error
+    torch.cuda.empty_cache()
+    half = len(batch) // 2
+    return within_memory(attack, batch[:half]) + within_memory(attack, batch[half:])
+
+
+def _counted(
+    network: TiledNetwork, batch: Sequence[Slice], level: float, objective: SegmentationObjective, attack: Attack
+) -> tuple[Tensor, Tensor]:
+    """Counts (N, classes, 3) of the slices under attack, and the norms (N,) of their perturbations."""
+    device = next(network.parameters()).device
+    x = torch.stack([item.image for item in batch]).to(device)
+    y = torch.stack([item.reference for item in batch]).to(device)
+    noisy = _attacked(network, x, y, level, objective, attack, [_generator(item, level, attack) for item in batch])
+    with torch.no_grad():
+        return objective.counts(network(noisy), y).cpu(), ball.size(noisy - x, "l2").cpu()
 
 
 def _attacked(
