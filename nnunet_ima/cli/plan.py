@@ -5,12 +5,13 @@ import json
 import math
 from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
-from nnunet_ima.cli.common import nnunet_folder, positive, run
+from nnunet_ima.cli.common import device_name, nnunet_folder, noise_levels, positive, run
 from nnunet_ima.errors import UserError
 from nnunet_ima.files import replacing
 from nnunet_ima.segmentation.identifiers import dataset_name
-from nnunet_ima.segmentation.plans import configuration, is_2d, read_plans
+from nnunet_ima.segmentation.plans import check_dataset, configuration, is_2d, read_plans
 from nnunet_ima.segmentation.settings import PAPER, PRECISIONS, Settings, paper_settings
 
 
@@ -51,7 +52,19 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--val-iterations", type=int, help="[OPTIONAL] validation steps per epoch; default: nnU-Net's")
     result.add_argument("--attack-precision", choices=PRECISIONS, help="[OPTIONAL] on the CPU; default: auto")
     result.add_argument("--batch-size", type=positive, help="[OPTIONAL] instead of the one in the plans")
+    _add_preview_arguments(result.add_argument_group("preview"))
     return result
+
+
+def _add_preview_arguments(group: Any) -> None:
+    group.add_argument("--preview", type=Path, metavar="FILE", help="[OPTIONAL] draw noisy slices: PNG, PDF or SVG")
+    group.add_argument("--noise", type=noise_levels, metavar="5,10,15",
+                       help="[OPTIONAL] noise levels; default: a quarter, a half and all of --noise-max")  # fmt: skip
+    group.add_argument("-tr", metavar="TRAINER", help="[OPTIONAL] adversarial noise of this trained model as well")
+    group.add_argument("-mp", metavar="PLANS", help="[OPTIONAL] plans of that model; default: its newest")
+    group.add_argument("-f", metavar="FOLD", help="[OPTIONAL] fold of that model; default: its newest")
+    group.add_argument("-chk", default="checkpoint_final.pth", metavar="FILE", help="[OPTIONAL] of that model")
+    group.add_argument("-device", choices=["cuda", "cpu", "mps"], help="[OPTIONAL] default: cuda, cpu without one")
 
 
 def plan(arguments: list[str] | None = None) -> None:
@@ -65,6 +78,7 @@ def plan(arguments: list[str] | None = None) -> None:
         raise UserError(f"-o {target_name} is the plans to copy: give the copy another name.")
     if target.exists() and "ima" not in read_plans(target):
         raise UserError(f"{target} exists and was not written by nnunet-ima-plan: give another name with -o.")
+    check_dataset(plans, dataset)
     if not is_2d(plans, args.c):
         raise UserError(f"-c {args.c}: IMA trains plain 2D configurations only; use -c 2d.")
     start = paper_settings(int(dataset[7:10])) if args.preset else Settings()
@@ -73,14 +87,43 @@ def plan(arguments: list[str] | None = None) -> None:
     plans |= {"plans_name": target_name, "ima": settings.block()}
     if args.batch_size:
         plans["configurations"][args.c]["batch_size"] = args.batch_size
+    if args.preview:
+        _preview(args, plans, settings, folder)
     with replacing(target) as path:
         path.write_text(json.dumps(plans, indent=4))
     _report(target, dataset, args.c, settings, tuple(configuration(plans, args.c)["patch_size"]), _channels(folder))
 
 
+def _dataset_json(folder: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((folder / "dataset.json").read_text())
+    return content
+
+
 def _channels(folder: Path) -> int:
-    content = json.loads((folder / "dataset.json").read_text())
+    content = _dataset_json(folder)
     return len(content.get("channel_names", content.get("modality", {"0": ""})))
+
+
+def _preview(args: argparse.Namespace, plans: dict[str, Any], settings: Settings, folder: Path) -> None:
+    from nnunet_ima.evaluation.models import find_models, load_predictor
+    from nnunet_ima.evaluation.preview import check_format, preview
+
+    check_format(args.preview)
+    largest = settings.resolved_noise_max(_channels(folder), tuple(configuration(plans, args.c)["patch_size"]))
+    levels = args.noise or [float(f"{largest * share:.3g}") for share in (0.25, 0.5, 1)]
+    predictor = None
+    if args.tr:
+        import torch
+
+        results = nnunet_folder("nnUNet_results")
+        found = find_models(results, folder.name, args.c, args.f, [args.tr], args.mp, args.chk)
+        model = max(found, key=lambda model: model.checkpoint_file.stat().st_mtime)
+        predictor = load_predictor(model, torch.device(device_name(args.device)))
+        print(f"Adversarial noise against {model}")
+    preview(
+        plans, args.c, _dataset_json(folder), folder, [level for level in levels if level > 0], args.preview, predictor
+    )
+    print(f"Wrote {args.preview}")
 
 
 def _report(target: Path, dataset: str, name: str, settings: Settings, patch: tuple[int, ...], channels: int) -> None:

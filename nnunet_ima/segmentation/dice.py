@@ -74,12 +74,12 @@ class SegmentationObjective(Objective):
     def counts(self, logits: Tensor, y: Tensor) -> Tensor:
         """TP, FP, FN of the hard prediction, shape (N, classes, 3), int64."""
         reference, valid = self._reference(y)
-        return _count(self._prediction(logits) & valid, reference)
+        return _count(self.prediction(logits) & valid, reference)
 
     def slice_dice(self, logits: Tensor, y: Tensor) -> Tensor:
         """Hard Dice of each slice by `rule`, (N,); NaN for a slice without foreground in its reference."""
         reference, valid = self._reference(y)
-        predicted = self._prediction(logits) & valid
+        predicted = self.prediction(logits) & valid
         if self.rule == "merged":
             reference, predicted = reference.any(1, keepdim=True), predicted.any(1, keepdim=True)
         dice = dice_per_class(_count(predicted, reference))
@@ -97,7 +97,7 @@ class SegmentationObjective(Objective):
         """Minus the class-mean Dice, as ADI counts it: -1 for a perfect slice, 0 where nothing is left to destroy."""
         return -dice_per_class(self.counts(logits, y)).nanmean(1).nan_to_num(1.0)
 
-    def _prediction(self, logits: Tensor) -> Tensor:
+    def prediction(self, logits: Tensor) -> Tensor:
         """Hard prediction of the foreground, bool (N, classes, H, W)."""
         if self.regions:
             return logits > 0

@@ -36,3 +36,12 @@ def is_2d(plans: dict[str, Any], name: str) -> bool:
     """Whether IMA can train, and this package evaluate, the configuration."""
     chosen = configuration(plans, name)
     return len(chosen["patch_size"]) == 2 and not chosen.get("previous_stage")
+
+
+def check_dataset(plans: dict[str, Any], dataset: str) -> None:
+    """UserError for plans copied from another data set: nnU-Net would go by the one they name."""
+    if plans["dataset_name"] != dataset:
+        raise UserError(
+            f"The plans {plans['plans_name']} are those of {plans['dataset_name']}, not of {dataset}: plan it with "
+            "nnUNetv2_plan_and_preprocess, or take plans over with nnUNetv2_move_plans_between_datasets."
+        )
