@@ -44,7 +44,7 @@ def _raw_images(dataset: str, dataset_json: dict[str, Any], case: str) -> list[s
     return images if images and all(Path(image).is_file() for image in images) else None
 
 
-def _slope(raw: NDArray[np.float32], normalised: NDArray[np.float32]) -> float:
+def _slope(raw: NDArray[Any], normalised: NDArray[Any]) -> float:
     """d raw / d normalised of a linear relation, ends left out: intensities are clipped there. NaN if not linear."""
     raw, normalised = raw.astype(np.float64), normalised.astype(np.float64)
     within = (normalised > normalised.min()) & (normalised < normalised.max())
