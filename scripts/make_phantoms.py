@@ -94,9 +94,9 @@ def paint(image: Image, opacity: Image, value: float | Image) -> Image:
     return image * (1.0 - opacity) + value * opacity
 
 
-def grain(rng: np.random.Generator, sigma: float) -> Image:
-    """Correlated Gaussian noise, (SIDE, SIDE), unit variance; `sigma` is its grain size in voxels."""
-    noise = gaussian_filter(rng.normal(size=(SIDE, SIDE)), sigma, mode="wrap")
+def grain(rng: np.random.Generator, sigma: float, side: int = SIDE) -> Image:
+    """Correlated Gaussian noise, (side, side), unit variance; `sigma` is its grain size in voxels."""
+    noise = gaussian_filter(rng.normal(size=(side, side)), sigma, mode="wrap")
     return np.asarray(noise / noise.std())
 
 
