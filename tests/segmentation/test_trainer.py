@@ -1,16 +1,11 @@
 """The trainers against stock nnU-Net, on real preprocessed slices, in this process."""
 
-import inspect
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from nnunetv2.inference import sliding_window_prediction
-from nnunetv2.run import run_training
-from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
-from nnunetv2.training.nnUNetTrainer import nnUNetTrainer as stock_module  # noqa: N813 (a module)
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from nnunet_ima.segmentation.loader import loader_of, slice_ids
@@ -206,16 +201,3 @@ def test_history_is_written_beside_the_checkpoints(in_process: Workspace) -> Non
     header, row = (folder / "margins.csv").read_text().splitlines()
     values = dict(zip(header.split(","), row.split(","), strict=True))
     assert values["epoch"] == "0" and float(values["margin_q50"]) >= 0
-
-
-def test_private_names_of_nnunet_we_rely_on() -> None:
-    """If one is gone, nnU-Net has moved: see segmentation/loader.py, identifiers.py, evaluation/slices.py, tiles.py."""
-    assert stock_module.nnUNetDataLoader is nnUNetDataLoader
-    assert "self.get_bbox(" in inspect.getsource(nnUNetDataLoader.generate_train_batch)
-    assert "int(dataset_name_or_id)" in inspect.getsource(run_training.get_trainer_from_args)
-    step = inspect.getsource(nnUNetTrainer.train_step)
-    assert "self.loss(output, target)" in step and "self.network(data)" in step
-    for method in ("set_deep_supervision_enabled", "do_split", "on_train_epoch_end", "save_checkpoint"):
-        assert callable(getattr(nnUNetTrainer, method))
-    for function in ("compute_gaussian", "compute_steps_for_sliding_window"):
-        assert callable(getattr(sliding_window_prediction, function))
