@@ -47,6 +47,11 @@ def test_training_leaves_what_nnunet_leaves_and_the_margins(trained: Workspace) 
     assert not (trained.results / PLAIN / "fold_0" / "margins.csv").exists()
 
 
+def test_training_tells_the_time_left(trained: Workspace) -> None:
+    log = next((trained.results / IMA / "fold_0").glob("training_log_*.txt")).read_text()
+    assert "1 epoch left, about 0 h" in log and "0 epochs left, about 0 h 00 min" in log
+
+
 def test_training_continues_with_the_margins_of_the_checkpoint(trained: Workspace, tmp_path: Path) -> None:
     """Interrupted after its first epoch, then --c: the second epoch starts from exactly the stored margins."""
     fold = trained.results / IMA / "fold_0"

@@ -23,11 +23,14 @@ def original_units(plans_manager: Any, configuration: Any, dataset_json: dict[st
     nnUNet_raw and normalised by nnU-Net itself; without it, or where the normalisation is not linear, the answer is
     NaN.
     """
-    images = _raw_images(plans_manager.dataset_name, dataset_json, case)
-    if images is None:
+    files = _raw_files(plans_manager.dataset_name, dataset_json, case)
+    if files is None:
         return [math.nan] * len(configuration.normalization_schemes)
-    raw, _ = plans_manager.image_reader_writer_class().read_images(images)
-    raw, outside, _ = crop_to_nonzero(raw.astype(np.float32))
+    reader = plans_manager.image_reader_writer_class()
+    # The reference matters: where nnU-Net normalises within a mask, labelled voxels belong to it.
+    raw, outside, _ = crop_to_nonzero(
+        reader.read_images(files["images"])[0].astype(np.float32), reader.read_seg(files["label"])[0]
+    )
     preprocessor = configuration.preprocessor_class(verbose=False)
     properties = plans_manager.foreground_intensity_properties_per_channel
     normalised = preprocessor._normalize(raw.copy(), outside, configuration, properties)
@@ -35,13 +38,15 @@ def original_units(plans_manager: Any, configuration: Any, dataset_json: dict[st
     return [_slope(old[inside], new[inside]) for old, new in zip(raw, normalised, strict=True)]
 
 
-def _raw_images(dataset: str, dataset_json: dict[str, Any], case: str) -> list[str] | None:
+def _raw_files(dataset: str, dataset_json: dict[str, Any], case: str) -> dict[str, Any] | None:
+    """The raw "images" and the "label" of a training case, if they are there."""
     folder = Path(os.environ.get("nnUNet_raw") or ".") / dataset  # noqa: SIM112 (nnU-Net's spelling)
     if not (folder / "dataset.json").is_file():
         return None
     cases = get_filenames_of_train_images_and_targets(str(folder), dataset_json)
-    images: list[str] | None = cases[case]["images"] if case in cases else None
-    return images if images and all(Path(image).is_file() for image in images) else None
+    files: dict[str, Any] | None = cases.get(case)
+    there = files is not None and all(Path(file).is_file() for file in (*files["images"], files["label"]))
+    return files if there else None
 
 
 def _slope(raw: NDArray[Any], normalised: NDArray[Any]) -> float:

@@ -60,7 +60,7 @@ class History:
 def time_left(epoch_seconds: float, epochs: int) -> str:
     """How long the rest of a training takes if its epochs go on like the last one."""
     minutes = round(epoch_seconds * epochs / 60)
-    return f"{epochs} epochs left, about {minutes // 60} h {minutes % 60:02d} min"
+    return f"{epochs} epoch{'' if epochs == 1 else 's'} left, about {minutes // 60} h {minutes % 60:02d} min"
 
 
 def plot_margins(rows: list[dict[str, Any]], store: MarginStore, path: Path) -> None:

@@ -34,6 +34,15 @@ def test_data_sets_are_named_as_nnunet_and_as_papers_do(dataset: str, target: Pa
     assert target.is_file()
 
 
+def test_plans_copied_from_another_data_set_are_refused(in_process: Workspace, target: Path) -> None:
+    in_process.write_plans("nnUNetPlansCopied", {}, dataset_name="Dataset903_Other")
+    with pytest.raises(
+        UserError, match="nnUNetPlansCopied are those of Dataset903_Other, not of Dataset902_PhantomHeart"
+    ):
+        plan(["-d", "D902", "-p", "nnUNetPlansCopied", "-o", target.stem])
+    assert not target.exists()
+
+
 def test_without_settings_it_says_what_the_default_noise_means(
     target: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -2,10 +2,12 @@
 
 import json
 import math
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import nibabel
 import numpy as np
 import pytest
 from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
@@ -44,6 +46,38 @@ def test_units_are_those_by_which_nnunet_divided(in_process: Workspace) -> None:
     )
     assert normalised.shape == raw.shape
     assert units == [pytest.approx(np.ptp(raw) / np.ptp(normalised), rel=1e-3)]
+
+
+def test_units_are_right_where_nnunet_normalises_within_a_mask(in_process: Workspace, tmp_path: Path) -> None:
+    """A corner of zeros lies outside of the mask, but not the part of it that has a label; by nnU-Net's own
+    preprocessing of these files."""
+    folder = tmp_path / "raw" / in_process.preprocessed.name
+    source = in_process.folder / "raw" / in_process.preprocessed.name
+    shutil.copytree(source, folder)
+    image, label = folder / "imagesTr" / "phantom_001_0000.nii.gz", folder / "labelsTr" / "phantom_001.nii.gz"
+    _fill_corner(image, 20, 0)
+    _fill_corner(label, 6, 1)
+    plans = in_process.plans()
+    plans["configurations"]["2d"]["use_mask_for_norm"] = [True]
+    manager = PlansManager(plans)
+    configuration = manager.get_configuration("2d")
+    data, seg, _ = configuration.preprocessor_class(verbose=False).run_case(
+        [str(image)], str(label), manager, configuration, _dataset_json(in_process)
+    )
+    raw = np.asarray(nibabel.load(image).dataobj)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("nnUNet_raw", str(tmp_path / "raw"))
+        units = original_units(manager, configuration, _dataset_json(in_process), "phantom_001")
+    inside = data[0][seg[0] >= 0]
+    assert units == [pytest.approx(np.ptp(raw) / np.ptp(inside), rel=1e-3)]
+
+
+def _fill_corner(file: Path, side: int, value: int) -> None:
+    """Set the corner of every slice to `value`."""
+    image = nibabel.load(file)
+    voxels = np.asarray(image.dataobj).copy()
+    voxels[:side, :side] = value
+    nibabel.save(nibabel.Nifti1Image(voxels, image.affine), file)
 
 
 def test_units_are_unknown_without_the_raw_images(in_process: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -111,6 +111,19 @@ def test_cases_with_infinite_intensities_are_named(in_process: Workspace, monkey
         started(in_process, nnUNetTrainerIMA, SHORT)
 
 
+def test_a_training_set_without_foreground_is_refused(in_process: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    dataset = type(build(in_process, nnUNetTrainerIMA, SHORT).get_tr_and_val_datasets()[0])
+    original = dataset.load_case
+
+    def emptied(self: Any, identifier: str) -> Any:
+        data, segmentation, *others = original(self, identifier)
+        return data, 0 * segmentation[:], *others
+
+    monkeypatch.setattr(dataset, "load_case", emptied)
+    with pytest.raises(SystemExit, match=r"^None of the \d+ training slices has foreground"):
+        started(in_process, nnUNetTrainerIMA, SHORT)
+
+
 def test_a_checkpoint_cut_in_half_is_refused(in_process: Workspace, tmp_path: Path) -> None:
     trainer = started(in_process, nnUNetTrainerIMA, SHORT)
     file = tmp_path / "checkpoint_latest.pth"

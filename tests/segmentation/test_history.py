@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 
 from nnunet_ima.margins import MarginStore, Outcomes
 from nnunet_ima.methods.ima import Tally
-from nnunet_ima.segmentation.history import History, plot_margins
+from nnunet_ima.segmentation.history import History, plot_margins, time_left
 
 
 def grown_store(maximum: float = 10.0) -> MarginStore:
@@ -102,3 +102,15 @@ def test_the_histogram_shows_every_sample_also_those_at_the_largest_margin(
     monkeypatch.setattr(Axes, "hist", hist)
     plot_margins(history(2, store).rows, store, tmp_path / "margins.png")
     assert drawn == [5.0]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "epochs", "text"),
+    [
+        (90.0, 40, "40 epochs left, about 1 h 00 min"),
+        (20.0, 7, "7 epochs left, about 0 h 02 min"),
+        (75.0, 1, "1 epoch left, about 0 h 01 min"),
+    ],
+)
+def test_time_left_goes_by_the_last_epoch(seconds: float, epochs: int, text: str) -> None:
+    assert time_left(seconds, epochs) == text
