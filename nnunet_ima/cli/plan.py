@@ -109,6 +109,8 @@ def _preview(args: argparse.Namespace, plans: dict[str, Any], settings: Settings
     from nnunet_ima.evaluation.preview import check_format, preview
 
     check_format(args.preview)
+    if settings.norm != "l2" or (args.noise and not any(args.noise)):
+        raise UserError("--preview draws L2 noise above 0: leave --norm linf out and give levels like --noise 5,10,15.")
     largest = settings.resolved_noise_max(_channels(folder), tuple(configuration(plans, args.c)["patch_size"]))
     levels = args.noise or [float(f"{largest * share:.3g}") for share in (0.25, 0.5, 1)]
     predictor = None

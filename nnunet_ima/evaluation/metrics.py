@@ -48,7 +48,12 @@ def average_dice_index(counts: ArrayLike) -> float:
     >>> round(average_dice_index([[[90, 10, 10]], [[1, 0, 9]]]), 6)
     0.540909
     """
-    return float(_mean(_mean(dice_index(_validated(counts)), axis=1)))
+    return float(_mean(slice_dice(counts)))
+
+
+def slice_dice(counts: ArrayLike) -> NDArray[np.float64]:
+    """Class-mean Dice of each slice, shape (slices,); NaN for a slice without any class. counts as above."""
+    return _mean(dice_index(_validated(counts)), axis=1)
 
 
 def dice_left_out(counts: ArrayLike) -> int:

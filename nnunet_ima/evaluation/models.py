@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from nnunet_ima.errors import UserError
+from nnunet_ima.errors import UserError, first_line
 from nnunet_ima.segmentation.finding import make_trainers_findable
 from nnunet_ima.segmentation.plans import is_2d, read_plans
 
@@ -105,6 +105,6 @@ def load_predictor(model: TrainedModel, device: torch.device) -> Any:
             predictor = nnUNetPredictor(use_mirroring=False, device=device, allow_tqdm=False)
             predictor.initialize_from_trained_model_folder(str(model.folder), (fold,), model.checkpoint)
     except (RuntimeError, KeyError, FileNotFoundError, EOFError) as error:
-        raise UserError(f"{model}: cannot be loaded ({str(error).splitlines()[0]}).") from error
+        raise UserError(f"{model}: cannot be loaded ({first_line(error)}).") from error
     predictor.network = predictor.network.to(device).eval()
     return predictor

@@ -12,7 +12,7 @@ import torch
 from filelock import FileLock, Timeout
 from nnunetv2.paths import nnUNet_preprocessed, nnUNet_results
 
-from nnunet_ima.errors import UserError
+from nnunet_ima.errors import UserError, first_line
 from nnunet_ima.files import remove_leftovers
 from nnunet_ima.segmentation.plans import configuration
 
@@ -72,7 +72,7 @@ def readable_checkpoint(name: Any) -> Iterator[None]:
         yield
     except (RuntimeError, EOFError, KeyError, ValueError, pickle.UnpicklingError) as error:
         raise UserError(
-            f"{name} is damaged or belongs to another network ({str(error).splitlines()[0]}): remove it, and --c "
+            f"{name} is damaged or belongs to another network ({first_line(error)}): remove it, and --c "
             "continues from the next best checkpoint in the folder."
         ) from error
 

@@ -18,7 +18,10 @@ accept_letter_d()
 
 
 class nnUNetTrainerPlain(nnUNetTrainer):
-    """Stock nnU-Net with the length given in the plans' "ima" block, for a fair comparison."""
+    """Stock nnU-Net with the length given in the plans' "ima" block, for a fair comparison.
+
+    As in IMA's trainer, `-pretrained_weights` keeps the segmentation heads where the labels are the same.
+    """
 
     # Set by nnU-Net.
     num_epochs: int

@@ -11,7 +11,7 @@ from torch import nn
 from torch._dynamo import OptimizedModule
 from torch.nn.parallel import DistributedDataParallel
 
-from nnunet_ima.errors import UserError
+from nnunet_ima.errors import UserError, first_line
 from nnunet_ima.segmentation.checks import one_sentence
 
 HEADS = ".seg_layers."
@@ -36,10 +36,9 @@ def load_with_heads(dataset_json: dict[str, Any], network: nn.Module, fname: str
             load_pretrained_weights(network, fname, verbose)
             checkpoint = torch.load(fname, map_location="cpu", weights_only=False)
         except (OSError, RuntimeError, EOFError, KeyError, AssertionError, pickle.UnpicklingError) as error:
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise UserError(
-                f"-pretrained_weights {fname} cannot be loaded into this network ({reason}): give a checkpoint of the "
-                "same architecture, trained under plans like these."
+                f"-pretrained_weights {fname} cannot be loaded into this network ({first_line(error)}): give a "
+                "checkpoint of the same architecture, trained under plans like these."
             ) from error
     if not _same_labels(checkpoint, dataset_json):
         print("The pretrained model has other labels: its segmentation heads start anew.")
