@@ -12,6 +12,7 @@ import torch
 from nnunet_ima.errors import UserError, first_line
 from nnunet_ima.segmentation.finding import make_trainers_findable
 from nnunet_ima.segmentation.plans import is_2d, read_plans
+from nnunet_ima.segmentation.safety import check_checkpoint
 
 
 @dataclass(frozen=True)
@@ -99,6 +100,7 @@ def load_predictor(model: TrainedModel, device: torch.device) -> Any:
     if not model.is_2d:
         raise UserError(f"{model}: only plain 2D configurations can be evaluated; choose one with -c 2d.")
     make_trainers_findable()
+    check_checkpoint(model.checkpoint_file)
     fold = model.fold if model.fold == "all" else int(model.fold)
     try:
         with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):

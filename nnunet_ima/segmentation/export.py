@@ -1,6 +1,5 @@
 """A trained model rewritten for stock nnU-Net."""
 
-import pickle
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -10,6 +9,7 @@ from typing import Any
 import torch
 
 from nnunet_ima.errors import UserError
+from nnunet_ima.segmentation.safety import check_checkpoint
 
 STOCK_TRAINER = "nnUNetTrainer"
 OURS = "ima"
@@ -62,11 +62,8 @@ def _write_model(model: Path, folds: Sequence[str], checkpoint: str, folder: Pat
 def stock_checkpoint(file: Path) -> dict[str, Any]:
     """The checkpoint as nnU-Net's own trainer would have written it: network, optimiser and logs as they are, without
     the margins."""
-    try:
-        content: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=False)
-        stock = {key: value for key, value in content.items() if key != OURS}
-        return stock | {"network_weights": content["network_weights"], "trainer_name": STOCK_TRAINER}
-    except FileNotFoundError as error:
-        raise UserError(f"{file} does not exist: choose trained folds with -f.") from error
-    except (RuntimeError, EOFError, KeyError, AttributeError, pickle.UnpicklingError) as error:
-        raise UserError(f"{file} is damaged and cannot be exported: choose another with -chk or -f.") from error
+    check_checkpoint(file)
+    content: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=False)
+    if "network_weights" not in content:
+        raise UserError(f"{file} holds no network: choose another with -chk or -f.")
+    return {key: value for key, value in content.items() if key != OURS} | {"trainer_name": STOCK_TRAINER}

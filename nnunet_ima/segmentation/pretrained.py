@@ -1,6 +1,5 @@
 """`-pretrained_weights`: a model trained for the same labels brings its segmentation heads along."""
 
-import pickle
 import sys
 from functools import partial
 from typing import Any
@@ -13,6 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from nnunet_ima.errors import UserError, first_line
 from nnunet_ima.segmentation.checks import one_sentence
+from nnunet_ima.segmentation.safety import check_checkpoint
 
 HEADS = ".seg_layers."
 
@@ -32,10 +32,11 @@ def keep_heads_of_same_labels(dataset_json: dict[str, Any]) -> None:
 def load_with_heads(dataset_json: dict[str, Any], network: nn.Module, fname: str, verbose: bool = False) -> None:
     """nnU-Net's `load_pretrained_weights`, then the heads if the checkpoint was trained for the same labels."""
     with one_sentence():
+        check_checkpoint(fname)
         try:
             load_pretrained_weights(network, fname, verbose)
             checkpoint = torch.load(fname, map_location="cpu", weights_only=False)
-        except (OSError, RuntimeError, EOFError, KeyError, AssertionError, pickle.UnpicklingError) as error:
+        except (RuntimeError, KeyError, AssertionError) as error:
             raise UserError(
                 f"-pretrained_weights {fname} cannot be loaded into this network ({first_line(error)}): give a "
                 "checkpoint of the same architecture, trained under plans like these."

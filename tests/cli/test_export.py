@@ -121,7 +121,7 @@ def test_mistakes_are_one_sentence_and_leave_nothing(trained: Workspace, tmp_pat
 
     new = str(tmp_path / "new")
     assert "holds no fold with a checkpoint_final.pth" in export("-p", "nnUNetPlansNobody", "-o", new)
-    assert "choose trained folds with -f" in export("-p", "nnUNetPlansExport", "-f", "3", "-o", new)
+    assert "does not exist: choose another" in export("-p", "nnUNetPlansExport", "-f", "3", "-o", new)
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "something").touch()
     assert f"-o {tmp_path / 'full'} exists" in export("-p", "nnUNetPlansExport", "-o", str(tmp_path / "full"))
