@@ -141,6 +141,7 @@ def _check_counts(fold: Path, scenario: Scenario, reference: Callable[[str], NDA
     """TP + FN of every slice, level and class is what numpy counts: ignored pixels are in none of them."""
     rows = list(csv.DictReader((fold / "robustness" / "slices.csv").open()))
     assert {row["class"] for row in rows} == set(scenario.classes()) and {row["noise"] for row in rows} == {"0", "1"}
+    assert {row["kind"] for row in rows} == {"attack", "random"}
     for row in rows:
         labels = reference(row["case"])[int(row["slice"])]
         positive = np.isin(labels, scenario.classes()[row["class"]]).sum()

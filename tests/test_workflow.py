@@ -97,6 +97,8 @@ def test_slices_csv_gives_the_figures_of_the_table_again(trained: Workspace) -> 
     }
     counts: dict[float, dict[tuple[str, str], list[list[int]]]] = {0: {}, 2: {}}
     for row in csv.DictReader((folder / "slices.csv").open()):
+        if row["kind"] != "attack":
+            continue
         slice_counts = counts[float(row["noise"])].setdefault((row["case"], row["slice"]), [])
         slice_counts.append([int(row["tp"]), int(row["fp"]), int(row["fn"])])
         assert float(row["perturbation_norm"]) <= float(row["noise"]) * (1 + 1e-5)

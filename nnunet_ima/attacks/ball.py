@@ -72,6 +72,11 @@ def _noise(x: Tensor, generator: Generators, gaussian: bool) -> Tensor:
     return draw(x.shape, generator=generator, device=generator.device if generator else x.device).to(x.device)
 
 
+def random_direction(x: Tensor, generator: Generators = None) -> Tensor:
+    """White noise of L2 norm 1 per sample, shape of `x`; generator as for `random_point`."""
+    return direction(_noise(x, generator, gaussian=True), "l2")
+
+
 def random_point(x: Tensor, radius: Tensor, norm: Norm, generator: Generators = None) -> Tensor:
     """A random perturbation per sample, uniform in the volume of the ball of `radius` (N,); shape of `x`.
 
@@ -79,7 +84,7 @@ def random_point(x: Tensor, radius: Tensor, norm: Norm, generator: Generators = 
     """
     if norm == "linf":
         return (2 * _noise(x, generator, gaussian=False) - 1) * broadcast(radius, x)
-    ball_direction = direction(_noise(x, generator, gaussian=True), "l2")
+    ball_direction = random_direction(x, generator)
     # In d dimensions the volume within r grows like r^d, so a uniform number u lies at radius u^(1/d).
     u = _noise(x.flatten(1)[:, :1], generator, gaussian=False).squeeze(1)
     return ball_direction * broadcast(radius * u ** (1 / x[0].numel()), x)

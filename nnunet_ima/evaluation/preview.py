@@ -106,7 +106,7 @@ def _foreground(item: Slice, label_manager: Any) -> NDArray[np.bool_]:
 
 def _shown(item: Slice, units: float, levels: Sequence[float], predictor: Any) -> Shown:
     clean = item.image[None]
-    direction = ball.direction(torch.randn(clean.shape, generator=torch.Generator().manual_seed(SEED)), "l2")
+    direction = ball.random_direction(clean, torch.Generator().manual_seed(SEED))
     white = [clean + level * direction for level in levels]
     if predictor is None:
         return Shown(item, units, Noisy("clean", [clean[0]], [], []), [Noisy("white noise", _first(white), [], [])])

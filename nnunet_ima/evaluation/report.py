@@ -33,7 +33,10 @@ CELL = 12
 
 def summarise(model: TrainedModel, found: Sweep, classes: Sequence[str], pixels: int) -> dict[str, Any]:
     """TVDI and ADI in percent per noise level with 95 % intervals over cases, per class too, and the share of slices
-    that fail (Dice not above 60 %); `pixels` is C*H*W of the patch. None stands for what is not defined."""
+    that fail (Dice not above 60 %); under "..._noise" the same for random noise of that norm.
+
+    `pixels` is C*H*W of the patch. None stands for what is not defined.
+    """
     cases = [case for case, _ in found.slices]
     levels: list[dict[str, Any]] = []
     rates = [failure_rate(slice_dice(counts)) for counts in found.counts]
@@ -47,6 +50,7 @@ def summarise(model: TrainedModel, found: Sweep, classes: Sequence[str], pixels:
                 "rms_per_pixel": level / math.sqrt(pixels),
                 **{key: _percent(interval.value) for key, interval in intervals.items()},
                 **{f"{key}_interval": [_percent(found.low), _percent(found.high)] for key, found in intervals.items()},
+                **{f"{key}_noise": _percent(metric(found.control[number])) for key, metric in METRICS.items()},
                 "failed": _percent(rates[number]),
                 "tvdi_per_class": {name: _percent(value) for name, value in zip(classes, per_class, strict=True)},
                 "dice_left_out": dice_left_out(counts),
@@ -105,20 +109,24 @@ def write_results(folder: Path, models: Sequence[dict[str, Any]], attack: Attack
 
 
 def write_slices(folder: Path, found: Sweep, classes: Sequence[str]) -> None:
-    """`slices.csv`: one line per slice, noise level and class."""
+    """`slices.csv`: one line per slice, noise level, kind of noise (attack, random) and class."""
     folder.mkdir(parents=True, exist_ok=True)
     with replacing(folder / "slices.csv") as path, path.open("w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(["case", "slice", "noise", "class", "tp", "fp", "fn", "perturbation_norm"])
+        writer.writerow(["case", "slice", "noise", "kind", "class", "tp", "fp", "fn", "perturbation_norm"])
         for number, level in enumerate(found.levels):
             for row, (case, index) in enumerate(found.slices):
-                norm = f"{found.norms[number, row]:.6g}"
-                for name, counts in zip(classes, found.counts[number, row].tolist(), strict=True):
-                    writer.writerow([case, index, f"{level:g}", name, *counts, norm])
+                for kind, all_counts, norm in (
+                    ("attack", found.counts, found.norms[number, row]),
+                    ("random", found.control, level),
+                ):
+                    for name, counts in zip(classes, all_counts[number, row].tolist(), strict=True):
+                        writer.writerow([case, index, f"{level:g}", kind, name, *counts, f"{norm:.6g}"])
 
 
 def plot_curves(folder: Path, models: Sequence[dict[str, Any]]) -> None:
-    """`robustness.png`: TVDI and ADI against the noise level, one line per model, bands for the 95 % intervals."""
+    """`robustness.png`: TVDI and ADI against the noise level, one line per model, bands for the 95 % intervals,
+    dotted lines for random noise of the same norm."""
     with two_panels(folder / "robustness.png", sharey=True) as panels:
         for axes, (key, title) in zip(panels, FIGURES, strict=True):
             for name, model in zip(_names(models), models, strict=True):
@@ -126,6 +134,8 @@ def plot_curves(folder: Path, models: Sequence[dict[str, Any]]) -> None:
                 line = axes.plot(noise, [_number(level[key]) for level in model["levels"]], marker="o", label=name)
                 low, high = zip(*(map(_number, level[f"{key}_interval"]) for level in model["levels"]), strict=True)
                 axes.fill_between(noise, low, high, color=line[0].get_color(), alpha=0.15, linewidth=0)
+                random = [_number(level[f"{key}_noise"]) for level in model["levels"]]
+                axes.plot(noise, random, color=line[0].get_color(), linestyle=":", label=f"{name}, random noise")
             axes.set(xlabel="noise level (L2 norm, SD)", ylabel="%", title=title, ylim=(0, 100))
             axes.grid(alpha=0.3)
             axes.legend()
@@ -156,6 +166,8 @@ def table(models: Sequence[dict[str, Any]]) -> str:
             if key in METRICS:
                 limits = [level[f"{key}_interval"] for level in model["levels"]]
                 lines.append("  95 % interval".ljust(width) + "".join(_interval_cell(*limit) for limit in limits))
+                random = [level[f"{key}_noise"] for level in model["levels"]]
+                lines.append("  random noise".ljust(width) + "".join(map(_cell, random)))
     lines += ["", "Noise level at which half of the slices fail"]
     lines += [name.ljust(width) + _half_cell(model) for name, model in zip(names, models, strict=True)]
     return "\n".join([*lines, *_comparison_lines(names, compare(models))])

@@ -36,12 +36,14 @@ class Attack:
 
 @dataclass
 class Sweep:
-    """counts: (levels, slices, classes, 3) TP, FP, FN; norms: (levels, slices) of the perturbation that was kept."""
+    """counts: (levels, slices, classes, 3) TP, FP, FN under attack; norms: (levels, slices) of the perturbation that
+    was kept; control: counts under random noise of the norm of the level."""
 
     levels: list[float]
     slices: list[tuple[str, int]]
     counts: NDArray[np.int64]
     norms: NDArray[np.float64]
+    control: NDArray[np.int64]
     seconds: float
 
 
@@ -62,6 +64,7 @@ def sweep(
     ordered = batches(slices, batch_size)
     names = [(item.case, item.number) for batch in ordered for item in batch]
     counts = np.zeros((len(levels), len(names), objective.num_foreground, 3), dtype=np.int64)
+    control = np.zeros_like(counts)
     norms = np.zeros((len(levels), len(names)))
     bar = tqdm(total=len(levels) * len(names), unit="slice", disable=not progress, dynamic_ncols=True)
     first = 0
@@ -69,12 +72,12 @@ def sweep(
         rows = slice(first, first + len(batch))
         for number, level in enumerate(levels):
             found = within_memory(partial(_counted, network, level=level, objective=objective, attack=attack), batch)
-            counts[number, rows] = torch.cat([part for part, _ in found]).numpy()
-            norms[number, rows] = torch.cat([part for _, part in found]).numpy()
+            for target, parts in zip((counts, norms, control), zip(*found, strict=True), strict=True):
+                target[number, rows] = torch.cat(parts).numpy()
             bar.update(len(batch))
         first += len(batch)
     bar.close()
-    return Sweep(list(levels), names, counts, norms, perf_counter() - started)
+    return Sweep(list(levels), names, counts, norms, control, perf_counter() - started)
 
 
 def within_memory(attack: Callable[[Sequence[Slice]], R], batch: Sequence[Slice]) -> list[R]:
@@ -99,14 +102,16 @@ def within_memory(attack: Callable[[Sequence[Slice]], R], batch: Sequence[Slice]
 
 def _counted(
     network: TiledNetwork, batch: Sequence[Slice], level: float, objective: SegmentationObjective, attack: Attack
-) -> tuple[Tensor, Tensor]:
-    """Counts (N, classes, 3) of the slices under attack, and the norms (N,) of their perturbations."""
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Counts (N, classes, 3) of the slices under attack, norms (N,) of their perturbations, counts under noise."""
     device = next(network.parameters()).device
     x = torch.stack([item.image for item in batch]).to(device)
     y = torch.stack([item.reference for item in batch]).to(device)
     noisy = _attacked(network, x, y, level, objective, attack, [_generator(item, level, attack) for item in batch])
+    random = x + level * ball.random_direction(x, [_generator(item, level, attack) for item in batch])
     with torch.no_grad():
-        return objective.counts(network(noisy), y).cpu(), ball.size(noisy - x, "l2").cpu()
+        counts, control = (objective.counts(network(images), y).cpu() for images in (noisy, random))
+    return counts, ball.size(noisy - x, "l2").cpu(), control
 
 
 def _attacked(

@@ -25,7 +25,7 @@ def _sweep(seed: int, loss: float) -> Sweep:
     tp = np.stack([rng.integers(60, 90, (24, 2)) * max(0.0, 1 - loss * level) for level in range(3)])
     counts = np.stack([tp, 100 - tp, 100 - tp], -1).astype(np.int64)
     slices = [(case, number % 3) for number, case in enumerate(CASES)]
-    return Sweep([0.0, 5.0, 10.0], slices, counts, np.zeros((3, 24)), 1.0)
+    return Sweep([0.0, 5.0, 10.0], slices, counts, np.zeros((3, 24)), counts[[0, 0, 0]], 1.0)
 
 
 def _summary(seed: int, loss: float, trainer: str = "nnUNetTrainerIMA") -> dict[str, Any]:
@@ -40,6 +40,7 @@ def test_a_summary_holds_the_figures_and_their_intervals() -> None:
         assert level["adi"] == pytest.approx(100 * average_dice_index(counts[number]), abs=1e-3)
         interval = case_interval(average_dice_index, counts[number], CASES)
         assert level["adi_interval"] == pytest.approx([100 * interval.low, 100 * interval.high], abs=1e-3)
+        assert level["adi_noise"] == summary["levels"][0]["adi"]
         assert level["failed"] == pytest.approx(100 * (slice_dice(counts[number]) <= 0.6).mean(), abs=1e-3)
     assert 0 < summary["half_failure_level"] < 10
     assert np.mean([values[1] for values in summary["adi_per_case"].values()]) == pytest.approx(
@@ -50,7 +51,8 @@ def test_a_summary_holds_the_figures_and_their_intervals() -> None:
 def test_what_is_not_defined_is_null_in_the_file_and_none_in_the_table(tmp_path: Path) -> None:
     """Slices without any class have no Dice."""
     model = TrainedModel(Path("/r/Dataset004_X/nnUNetTrainer__nnUNetPlans__2d"), "0", "checkpoint_final.pth")
-    nothing = Sweep([0.0, 1.0], [("a", 0), ("b", 0)], np.zeros((2, 2, 1, 3), np.int64), np.zeros((2, 2)), 1.0)
+    nothing = Sweep([0.0, 1.0], [("a", 0), ("b", 0)], np.zeros((2, 2, 1, 3), np.int64), np.zeros((2, 2)),
+                    np.zeros((2, 2, 1, 3), np.int64), 1.0)  # fmt: skip
     summary = summarise(model, nothing, ["box"], 100)
     write_results(tmp_path, [summary], Attack(), {})
     read = json.loads((tmp_path / "results.json").read_text())["models"][0]
@@ -90,8 +92,9 @@ def test_the_files_hold_what_was_counted(tmp_path: Path) -> None:
     found = _sweep(0, 0.3)
     write_slices(tmp_path, found, ["anterior", "posterior"])
     rows = list(csv.DictReader((tmp_path / "slices.csv").open()))
-    assert len(rows) == 3 * 24 * 2
-    assert sum(int(row["tp"]) for row in rows) == found.counts[..., 0].sum()
+    assert len(rows) == 2 * 3 * 24 * 2
+    for kind, counts in (("attack", found.counts), ("random", found.control)):
+        assert sum(int(row["tp"]) for row in rows if row["kind"] == kind) == counts[..., 0].sum()
     plot_curves(tmp_path, [_summary(0, 0.3), _summary(1, 0.1)])
     assert (tmp_path / "robustness.png").read_bytes().startswith(b"\x89PNG")
     assert not math.isnan(_summary(0, 0.3)["adi_area"])
