@@ -135,10 +135,10 @@ def plot_curves(folder: Path, models: Sequence[dict[str, Any]]) -> None:
                 low, high = zip(*(map(_number, level[f"{key}_interval"]) for level in model["levels"]), strict=True)
                 axes.fill_between(noise, low, high, color=line[0].get_color(), alpha=0.15, linewidth=0)
                 random = [_number(level[f"{key}_noise"]) for level in model["levels"]]
-                axes.plot(noise, random, color=line[0].get_color(), linestyle=":", label=f"{name}, random noise")
-            axes.set(xlabel="noise level (L2 norm, SD)", ylabel="%", title=title, ylim=(0, 100))
+                axes.plot(noise, random, color=line[0].get_color(), linestyle=":")
+            axes.set(xlabel="noise level (L2 norm, SD); dotted: random noise", title=title, ylim=(0, 100))
             axes.grid(alpha=0.3)
-            axes.legend()
+        panels[0].figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
 
 
 def _names(models: Sequence[dict[str, Any]]) -> list[str]:
