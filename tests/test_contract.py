@@ -138,7 +138,7 @@ def test_the_contract_holds_for_other_releases(release: str, tmp_path: Path) -> 
         [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", str(site), release], check=True
     )
     shown = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(Path(__file__)), "-m", "not slow"],
+        [sys.executable, "-m", "pytest", "-q", "-n", "0", str(Path(__file__)), "-m", "not slow"],
         env={**os.environ, "PYTHONPATH": str(site)}, capture_output=True, text=True, cwd=Path(__file__).parents[1],
     )  # fmt: skip
     origin = subprocess.run(

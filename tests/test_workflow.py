@@ -27,6 +27,8 @@ def _train(workspace: Workspace, trainer: str, *flags: str) -> None:
 @pytest.fixture(scope="module")
 def trained(workspace: Workspace) -> Iterator[Workspace]:
     """Plain and IMA models, trained for a moment; with a threshold of 0 slices are attacked from the start."""
+    # Other tests have trained models of this data set, too.
+    shutil.rmtree(workspace.results, ignore_errors=True)
     workspace.run(
         "nnunet-ima-plan", "-d", "D902", "--noise-max", "5", "--margin-step", "1", "--threshold", "0",
         "--epochs", "2", "--iterations", "3", "--val-iterations", "1", "--steps", "4", "--batch-size", "4",
@@ -106,6 +108,18 @@ def test_slices_csv_gives_the_figures_of_the_table_again(trained: Workspace) -> 
         rows = list(slices.values())
         assert levels[noise]["tvdi"] == pytest.approx(100 * total_voxel_dice_index(rows), abs=1e-3)
         assert levels[noise]["adi"] == pytest.approx(100 * average_dice_index(rows), abs=1e-3)
+
+
+@pytest.mark.parametrize(("attack", "steps"), [("fgsm", 1), ("cospgd", 2)])
+def test_another_attack_has_a_folder_of_its_own(trained: Workspace, attack: str, steps: int) -> None:
+    trained.run(
+        "nnunet-ima-eval", "--noise", "2", "-d", "902", "-tr", "nnUNetTrainerIMA", "-device", "cpu", "--attack", attack,
+        "--steps", "2",
+    )  # fmt: skip
+    content = json.loads((trained.results / IMA / "fold_0" / "robustness" / attack / "results.json").read_text())
+    assert content["attack"]["name"] == attack and content["attack"]["steps"] == steps
+    clean, noisy = content["models"][0]["levels"]
+    assert noisy["adi"] <= noisy["adi_noise"] <= clean["adi"] + 5
 
 
 def test_setup_prints_a_line_that_makes_nnunet_find_the_trainers(workspace: Workspace) -> None:

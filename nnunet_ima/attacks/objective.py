@@ -24,6 +24,10 @@ class Objective:
         """Whether the model is right on a sample, bool (N,)."""
         raise NotImplementedError
 
+    def at(self, progress: float) -> "Objective":
+        """The objective at this share (0 to 1) of an attack's steps, for losses that change on the way."""
+        return self
+
     def badness(self, logits: Tensor, y: Tensor) -> Tensor:
         """By which the worst point of a path is chosen, shape (N,); ties go to the larger loss."""
         return self.loss(logits, y).detach()

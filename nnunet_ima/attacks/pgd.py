@@ -55,7 +55,7 @@ def pgd(
             iterate = point[active].requires_grad_(step < steps)
             reference = y[active]
             logits = model(iterate)
-            loss = objective.loss(logits, reference)
+            loss = objective.at(step / steps).loss(logits, reference)
             badness = objective.badness(logits.detach(), reference).float()
             score = torch.stack([badness, loss.detach().float()], 1)
             worse = _worse(score, worst[active])

@@ -25,6 +25,8 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("-chk", default="checkpoint_final.pth", metavar="FILE",
                         help="[OPTIONAL] checkpoint file; default: checkpoint_final.pth")  # fmt: skip
     result.add_argument("-device", choices=["cuda", "cpu", "mps"], help="[OPTIONAL] default: cuda, cpu without one")
+    result.add_argument("--attack", choices=["pgd", "segpgd", "cospgd", "ifgsm", "fgsm"], default="pgd",
+                        help="[OPTIONAL] default: pgd; files of another go into a folder of its name")  # fmt: skip
     result.add_argument("--steps", type=positive, default=100, help="[OPTIONAL] steps of the attack; default: 100")
     result.add_argument("--cases", default="heldout",
                         help="[OPTIONAL] heldout (default), validation or test (the paper's first third of the "
@@ -49,7 +51,7 @@ def evaluate(arguments: list[str] | None = None) -> None:
 
     from nnunet_ima.evaluation.models import find_models
     from nnunet_ima.evaluation.report import plot_curves, table, write_results
-    from nnunet_ima.evaluation.robustness import Attack
+    from nnunet_ima.evaluation.robustness import named_attack
     from nnunet_ima.segmentation.identifiers import dataset_name
 
     models = find_models(
@@ -57,17 +59,22 @@ def evaluate(arguments: list[str] | None = None) -> None:
         args.tr.split(",") if args.tr else None, args.p, args.chk,
     )  # fmt: skip
     print("Evaluating:", *models, sep="\n  ", flush=True)
-    attack = Attack(steps=args.steps, seed=args.seed)
+    attack = named_attack(args.attack, args.steps, args.seed)
     levels = sorted({0.0, *args.noise})
     choice = {"cases": args.cases, "slices": args.slices, "batch_size": args.batch_size}
     summaries = [_evaluate_one(model, preprocessed, levels, attack, choice, args) for model in models]
     print(table(summaries))
-    together = args.o or (results / models[0].dataset / "robustness" if len(models) > 1 else None)
+    together = args.o or (results / models[0].dataset / _folder(args) if len(models) > 1 else None)
     if together is not None:
         write_results(together, summaries, attack, choice)
         plot_curves(together, summaries)
         print(f"\nThe comparison is in {together}.")
-    print("\nA model's figures are in robustness/ in its fold's folder." if args.o is None else "")
+    print(f"\nA model's figures are in {_folder(args)}/ in its fold's folder." if args.o is None else "")
+
+
+def _folder(args: argparse.Namespace) -> Path:
+    """robustness/ for the default attack, robustness/NAME/ for another."""
+    return Path("robustness") if args.attack == "pgd" else Path("robustness") / args.attack
 
 
 def _evaluate_one(
@@ -97,7 +104,7 @@ def _evaluate_one(
     classes = [names.get(_key(label), str(label)) for label in foreground]
     pixels = slices[0].image.shape[0] * int(torch.tensor(configuration.patch_size).prod())
     summary = summarise(model, found, classes, pixels)
-    own = args.o / f"{model.folder.name}__fold_{model.fold}" if args.o else model.fold_folder / "robustness"
+    own = args.o / f"{model.folder.name}__fold_{model.fold}" if args.o else model.fold_folder / _folder(args)
     write_results(own, [summary], attack, choice)
     write_slices(own, found, classes)
     plot_curves(own, [summary])

@@ -99,7 +99,7 @@ def write_results(folder: Path, models: Sequence[dict[str, Any]], attack: Attack
     content = {
         "models": list(models),
         "comparisons": compare(models),
-        "attack": {"name": "PGD", "norm": "l2", **vars(attack)},
+        "attack": {"norm": "l2", **vars(attack)},
         "choice": choice,
         "versions": {name: version(name) for name in ("nnunet-ima", "nnunetv2", "torch", "numpy")},
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),

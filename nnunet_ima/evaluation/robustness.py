@@ -20,18 +20,37 @@ from nnunet_ima.errors import UserError, is_out_of_memory
 from nnunet_ima.evaluation.slices import Slice, batches
 from nnunet_ima.evaluation.tiles import TiledNetwork
 from nnunet_ima.segmentation.dice import SegmentationObjective
+from nnunet_ima.segmentation.weighted import CosPGDObjective, SegPGDObjective
 
 R = TypeVar("R")
 
 
 @dataclass(frozen=True)
 class Attack:
-    """White-box PGD in L2: `steps` steps of 4 eps/steps from a random start, lowest Dice on the path (methods 4.2)."""
+    """White-box attack in L2: `steps` steps of alpha * eps / steps; the lowest Dice on the path counts."""
 
+    name: str = "pgd"
     steps: int = 100
     alpha: float = 4.0
     random_start: bool = True
     seed: int = 0
+
+
+OBJECTIVES: dict[str, type[SegmentationObjective]] = {
+    "pgd": SegmentationObjective,
+    "segpgd": SegPGDObjective,
+    "cospgd": CosPGDObjective,
+    "ifgsm": SegmentationObjective,
+    "fgsm": SegmentationObjective,
+}
+"""What each attack climbs; all are settings of PGD."""
+
+
+def named_attack(name: str, steps: int, seed: int) -> Attack:
+    """One of `OBJECTIVES`: I-FGSM starts at the slice itself, FGSM is its single step of length eps."""
+    if name == "fgsm":
+        return Attack(name, steps=1, alpha=1.0, random_start=False, seed=seed)
+    return Attack(name, steps=steps, random_start=name != "ifgsm", seed=seed)
 
 
 @dataclass
@@ -59,7 +78,7 @@ def sweep(
     natively; what they found is counted in float32. A slice's result does not depend on its batch mates, and a batch
     too large for the memory is taken in parts."""
     started = perf_counter()
-    objective = SegmentationObjective.of(predictor.label_manager)
+    objective = OBJECTIVES[attack.name].of(predictor.label_manager)
     network = TiledNetwork(predictor.network, predictor.configuration_manager.patch_size)
     ordered = batches(slices, batch_size)
     names = [(item.case, item.number) for batch in ordered for item in batch]

@@ -55,30 +55,33 @@ class SegmentationObjective(Objective):
     def loss(self, logits: Tensor, y: Tensor) -> Tensor:
         """CE - soft Dice per slice, (N,), float32, both with weight 1: nnU-Net's own loss of a batch of one."""
         logits = logits.float()
-        reference, valid = self._reference(y)
-        if self.regions:
-            pixel = functional.binary_cross_entropy_with_logits(logits, reference.float(), reduction="none")
-            # nnU-Net averages over regions, but with an ignore label it sums them.
-            pixel = pixel.sum(1) if y.shape[1] > self.num_foreground else pixel.mean(1)
-            probability = logits.sigmoid()
-        else:
-            labels = torch.where(valid[:, 0], y[:, 0], 0).long()
-            pixel = functional.cross_entropy(logits, labels, reduction="none")
-            probability = logits.softmax(1)[:, 1:]
+        reference, _ = self.reference(y)
+        pixel, valid = self.pixel_loss(logits, y)
         cross_entropy = (pixel * valid[:, 0]).flatten(1).sum(1) / valid.flatten(1).sum(1).clamp_min(1)
+        probability = logits.sigmoid() if self.regions else logits.softmax(1)[:, 1:]
         probability = probability * valid
         overlap = (probability * reference).flatten(2).sum(2)
         total = probability.flatten(2).sum(2) + reference.flatten(2).sum(2)
         return cross_entropy - ((2 * overlap + 1e-5) / (total + 1e-5)).mean(1)
 
+    def pixel_loss(self, logits: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Cross-entropy of each pixel (N, H, W), and which pixels count, bool (N, 1, H, W)."""
+        reference, valid = self.reference(y)
+        if not self.regions:
+            labels = torch.where(valid[:, 0], y[:, 0], 0).long()
+            return functional.cross_entropy(logits, labels, reduction="none"), valid
+        pixel = functional.binary_cross_entropy_with_logits(logits, reference.float(), reduction="none")
+        # nnU-Net averages over regions, but with an ignore label it sums them.
+        return (pixel.sum(1) if y.shape[1] > self.num_foreground else pixel.mean(1)), valid
+
     def counts(self, logits: Tensor, y: Tensor) -> Tensor:
         """TP, FP, FN of the hard prediction, shape (N, classes, 3), int64."""
-        reference, valid = self._reference(y)
+        reference, valid = self.reference(y)
         return _count(self.prediction(logits) & valid, reference)
 
     def slice_dice(self, logits: Tensor, y: Tensor) -> Tensor:
         """Hard Dice of each slice by `rule`, (N,); NaN for a slice without foreground in its reference."""
-        reference, valid = self._reference(y)
+        reference, valid = self.reference(y)
         predicted = self.prediction(logits) & valid
         if self.rule == "merged":
             reference, predicted = reference.any(1, keepdim=True), predicted.any(1, keepdim=True)
@@ -103,7 +106,7 @@ class SegmentationObjective(Objective):
             return logits > 0
         return logits.argmax(1, keepdim=True) == self._labels(logits)
 
-    def _reference(self, y: Tensor) -> tuple[Tensor, Tensor]:
+    def reference(self, y: Tensor) -> tuple[Tensor, Tensor]:
         """Reference of the foreground, bool (N, classes, H, W), and which pixels count, bool (N, 1, H, W)."""
         if self.regions:
             reference = y[:, : self.num_foreground].bool()
