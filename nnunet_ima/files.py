@@ -1,9 +1,12 @@
 """Nothing half-written: files go to a temporary name beside their target and are moved into place."""
 
 import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from nnunet_ima.errors import UserError
 
 MARK = ".tmp"
 
@@ -13,6 +16,18 @@ def remove_leftovers(folder: Path) -> None:
     process writes."""
     for left in folder.glob(f".*{MARK}.*"):
         left.unlink()
+
+
+def check_writable(folder: Path) -> None:
+    """UserError if nothing can be written to `folder`, which is made if need be: said before long work, not after."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UserError(
+            f"{folder} cannot be written to ({error.strerror}): name another folder with -o, or change its permissions."
+        ) from error
 
 
 @contextmanager

@@ -122,6 +122,24 @@ def test_another_attack_has_a_folder_of_its_own(trained: Workspace, attack: str,
     assert noisy["adi"] <= noisy["adi_noise"] <= clean["adi"] + 5
 
 
+def test_an_output_folder_that_cannot_be_written_is_said_first(trained: Workspace, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    done = trained.run(
+        "nnunet-ima-eval",
+        "--noise",
+        "2",
+        "-d",
+        "902",
+        "-device",
+        "cpu",
+        "-o",
+        str(tmp_path / "file" / "out"),
+        check=False,
+    )
+    assert done.returncode == 1 and "Traceback" not in done.stderr and "Evaluating" not in done.stdout
+    assert "cannot be written to (Not a directory): name another folder with -o" in done.stderr
+
+
 def test_setup_prints_a_line_that_makes_nnunet_find_the_trainers(workspace: Workspace) -> None:
     line = workspace.run("nnunet-ima-setup", nnUNet_extTrainer="/other").stdout.strip()
     assert line == f"export nnUNet_extTrainer=/other:{DISCOVERY}"

@@ -6,6 +6,7 @@ from typing import Any
 
 from nnunet_ima.cli.common import device_name, nnunet_folder, noise_levels, positive, run
 from nnunet_ima.errors import UserError
+from nnunet_ima.files import check_writable
 
 
 def parser() -> argparse.ArgumentParser:
@@ -58,18 +59,26 @@ def evaluate(arguments: list[str] | None = None) -> None:
         results, dataset_name(args.d) if args.d else None, args.c, args.f,
         args.tr.split(",") if args.tr else None, args.p, args.chk,
     )  # fmt: skip
+    together = args.o or (results / models[0].dataset / _folder(args) if len(models) > 1 else None)
+    for folder in [*(_own_folder(model, args) for model in models), *([together] if together else [])]:
+        check_writable(folder)
     print("Evaluating:", *models, sep="\n  ", flush=True)
     attack = named_attack(args.attack, args.steps, args.seed)
     levels = sorted({0.0, *args.noise})
     choice = {"cases": args.cases, "slices": args.slices, "batch_size": args.batch_size}
     summaries = [_evaluate_one(model, preprocessed, levels, attack, choice, args) for model in models]
     print(table(summaries))
-    together = args.o or (results / models[0].dataset / _folder(args) if len(models) > 1 else None)
     if together is not None:
         write_results(together, summaries, attack, choice)
         plot_curves(together, summaries)
         print(f"\nThe comparison is in {together}.")
     print(f"\nA model's figures are in {_folder(args)}/ in its fold's folder." if args.o is None else "")
+
+
+def _own_folder(model: Any, args: argparse.Namespace) -> Path:
+    """Where the files of one model go."""
+    folder: Path = args.o / f"{model.folder.name}__fold_{model.fold}" if args.o else model.fold_folder / _folder(args)
+    return folder
 
 
 def _folder(args: argparse.Namespace) -> Path:
@@ -104,7 +113,7 @@ def _evaluate_one(
     classes = [names.get(_key(label), str(label)) for label in foreground]
     pixels = slices[0].image.shape[0] * int(torch.tensor(configuration.patch_size).prod())
     summary = summarise(model, found, classes, pixels)
-    own = args.o / f"{model.folder.name}__fold_{model.fold}" if args.o else model.fold_folder / _folder(args)
+    own = _own_folder(model, args)
     write_results(own, [summary], attack, choice)
     write_slices(own, found, classes)
     plot_curves(own, [summary])
