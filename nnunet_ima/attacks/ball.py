@@ -63,18 +63,26 @@ def project(delta: Tensor, radius: Tensor, norm: Norm) -> Tensor:
     return torch.where(length > limit, delta * (limit / length.clamp_min(1e-30)), delta)
 
 
+def generators(x: Tensor, generator: Generators) -> list[torch.Generator]:
+    """One generator per sample of `x`; from one (or torch's own for None) they take turns."""
+    if not isinstance(generator, Sequence):
+        return [generator or torch.default_generator] * len(x)
+    if len(generator) != len(x):
+        raise ValueError(f"generator must be one or one per sample ({len(x)}), got {len(generator)}.")
+    return list(generator)
+
+
 def _noise(x: Tensor, generator: Generators, gaussian: bool) -> Tensor:
     draw = torch.randn if gaussian else torch.rand
     if isinstance(generator, Sequence):
-        if len(generator) != len(x):
-            raise ValueError(f"generator must be one or one per sample ({len(x)}), got {len(generator)}.")
+        generator = generators(x, generator)
         return torch.stack([draw(x.shape[1:], generator=g, device=g.device).to(x.device) for g in generator])
     return draw(x.shape, generator=generator, device=generator.device if generator else x.device).to(x.device)
 
 
-def random_direction(x: Tensor, generator: Generators = None) -> Tensor:
-    """White noise of L2 norm 1 per sample, shape of `x`; generator as for `random_point`."""
-    return direction(_noise(x, generator, gaussian=True), "l2")
+def random_direction(x: Tensor, generator: Generators = None, norm: Norm = "l2") -> Tensor:
+    """White noise of norm 1 per sample, shape of `x` (Linf: random signs); generator as for `random_point`."""
+    return direction(_noise(x, generator, gaussian=True), norm)
 
 
 def random_point(x: Tensor, radius: Tensor, norm: Norm, generator: Generators = None) -> Tensor:

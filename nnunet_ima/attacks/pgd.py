@@ -7,6 +7,7 @@ from nnunet_ima.attacks import ball
 from nnunet_ima.attacks.ball import Generators, Norm
 from nnunet_ima.attacks.frozen import Model, frozen, input_gradient
 from nnunet_ima.attacks.objective import CrossEntropy, Objective
+from nnunet_ima.attacks.worst import Worst, scores
 
 
 def pgd(
@@ -45,8 +46,7 @@ def pgd(
     radius = ball.per_sample(epsilon, x, "epsilon")
     start = ball.random_point(x, radius, norm, generator) if random_start else torch.zeros_like(x)
     point = ball.step_inside(x, start, radius, norm, bounds)
-    worst_point = point.clone()
-    worst = torch.full((len(x), 2), -torch.inf, device=x.device)
+    worst = Worst(point)
     active = torch.nonzero(radius > 0).squeeze(1)
     with frozen(model), torch.enable_grad():
         for step in range(steps + 1):
@@ -56,22 +56,14 @@ def pgd(
             reference = y[active]
             logits = model(iterate)
             loss = objective.at(step / steps).loss(logits, reference)
-            badness = objective.badness(logits.detach(), reference).float()
-            score = torch.stack([badness, loss.detach().float()], 1)
-            worse = _worse(score, worst[active])
-            worst[active] = torch.where(worse[:, None], score, worst[active])
-            worst_point[active] = torch.where(ball.broadcast(worse, x), iterate.detach(), worst_point[active])
+            score = scores(objective, logits, reference, loss)
+            worst.update(active, iterate.detach(), score)
             if step == steps:
                 break
             gradient = input_gradient(loss, iterate, reference)
-            going = badness < objective.worst
+            going = score[:, 0] < objective.worst
             active, gradient = active[going], gradient[going]
             length = ball.broadcast(alpha / steps * radius[active], x)
             moved = point[active] + length * ball.direction(gradient, norm) - x[active]
             point[active] = ball.step_inside(x[active], moved, radius[active], norm, bounds)
-    return torch.where(ball.broadcast(radius > 0, x), worst_point, x)
-
-
-def _worse(score: Tensor, best: Tensor) -> Tensor:
-    """Rows (badness, loss) compared in that order; a NaN is never worse."""
-    return (score[:, 0] > best[:, 0]) | ((score[:, 0] == best[:, 0]) & (score[:, 1] > best[:, 1]))
+    return torch.where(ball.broadcast(radius > 0, x), worst.point, x)

@@ -4,7 +4,7 @@ import argparse
 import math
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from nnunet_ima.errors import UserError
@@ -29,7 +29,27 @@ def noise_levels(text: str) -> list[float]:
         raise argparse.ArgumentTypeError(f"must be numbers separated by commas, like 5,15,25, got {text!r}") from None
     if not all(math.isfinite(level) and level >= 0 for level in levels):
         raise argparse.ArgumentTypeError(f"must be finite and not negative, got {text!r}")
-    return sorted(set(levels))
+    ordered = sorted(set(levels))
+    if levels != ordered:
+        better = ",".join(f"{level:g}" for level in ordered)
+        raise argparse.ArgumentTypeError(f"must ascend without repeats, got {text!r}: write {better}")
+    return levels
+
+
+def names_among(known: Sequence[str], everything: bool = False) -> Callable[[str], tuple[str, ...]]:
+    """`pgd,square` -> ("pgd", "square"), for argparse. everything: `all`, alone, is allowed too."""
+
+    def parse(text: str) -> tuple[str, ...]:
+        names = tuple(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
+        if everything and names == ("all",):
+            return names
+        unknown = [name for name in names if name not in known]
+        if unknown or not names:
+            wrong = ", ".join(unknown) or repr(text)
+            raise argparse.ArgumentTypeError(f"must be among {', '.join(known)}, got {wrong}")
+        return names
+
+    return parse
 
 
 def positive(text: str) -> int:

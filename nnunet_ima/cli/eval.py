@@ -1,11 +1,14 @@
 """`nnunet-ima-eval`: how fast Dice falls under attack, per trained model."""
 
 import argparse
+import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from nnunet_ima.cli.common import device_name, nnunet_folder, noise_levels, positive, run
+from nnunet_ima.cli.common import device_name, names_among, nnunet_folder, noise_levels, positive, run
 from nnunet_ima.errors import UserError
+from nnunet_ima.evaluation.names import ATTACK_NAMES, CORRUPTION_NAMES
 from nnunet_ima.files import check_writable
 
 
@@ -18,61 +21,144 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--noise", type=noise_levels, required=True, metavar="5,15,25",
                         help="noise levels: L2 norm of the perturbation of a slice, in normalised intensities (SD); "
                         "0, no noise, is always shown too")  # fmt: skip
-    result.add_argument("-d", metavar="DATASET", help="[OPTIONAL] data set: D4, 4 or Dataset004_Hippocampus")
-    result.add_argument("-c", metavar="CONFIGURATION", help="[OPTIONAL] configuration, a 2D one")
-    result.add_argument("-f", metavar="FOLD", help="[OPTIONAL] fold, 0..4 or all")
-    result.add_argument("-tr", metavar="TRAINER", help="[OPTIONAL] trainer, or several separated by commas")
-    result.add_argument("-p", metavar="PLANS", help="[OPTIONAL] plans identifier")
-    result.add_argument("-chk", default="checkpoint_final.pth", metavar="FILE",
-                        help="[OPTIONAL] checkpoint file; default: checkpoint_final.pth")  # fmt: skip
-    result.add_argument("-device", choices=["cuda", "cpu", "mps"], help="[OPTIONAL] default: cuda, cpu without one")
-    result.add_argument("--attack", choices=["pgd", "segpgd", "cospgd", "ifgsm", "fgsm"], default="pgd",
-                        help="[OPTIONAL] default: pgd; files of another go into a folder of its name")  # fmt: skip
-    result.add_argument("--steps", type=positive, default=100, help="[OPTIONAL] steps of the attack; default: 100")
-    result.add_argument("--cases", default="heldout",
-                        help="[OPTIONAL] heldout (default), validation or test (the paper's first third of the "
-                        "held-out cases, and the rest), or names separated by commas")  # fmt: skip
-    result.add_argument(
+    _add_models(result.add_argument_group("which models"))
+    _add_cases(result.add_argument_group("which slices"))
+    _add_noises(result.add_argument_group("which noise"))
+    _add_output(result.add_argument_group("what is made of it"))
+    return result
+
+
+def _add_models(group: Any) -> None:
+    group.add_argument("-d", metavar="DATASET", help="[OPTIONAL] data set: D4, 4 or Dataset004_Hippocampus")
+    group.add_argument("-c", metavar="CONFIGURATION", help="[OPTIONAL] configuration, a 2D one")
+    group.add_argument("-f", metavar="FOLD", help="[OPTIONAL] fold, 0..4 or all")
+    group.add_argument("-tr", metavar="TRAINER", help="[OPTIONAL] trainer, or several separated by commas")
+    group.add_argument("-p", metavar="PLANS", help="[OPTIONAL] plans identifier")
+    group.add_argument("-chk", default="checkpoint_final.pth", metavar="FILE",
+                       help="[OPTIONAL] checkpoint file; default: checkpoint_final.pth")  # fmt: skip
+    group.add_argument("-device", choices=["cuda", "cpu", "mps"], help="[OPTIONAL] default: cuda, cpu without one")
+
+
+def _add_cases(group: Any) -> None:
+    group.add_argument("--cases", default="heldout",
+                       help="[OPTIONAL] heldout (default), validation or test (the paper's first third of the "
+                       "held-out cases, and the rest), or names separated by commas")  # fmt: skip
+    group.add_argument("-i", type=Path, metavar="FOLDER",
+                       help="[OPTIONAL] other cases: a folder of raw images, CASE_0000.nii.gz, with -gt")  # fmt: skip
+    group.add_argument("-gt", type=Path, metavar="FOLDER", help="[OPTIONAL] their references, CASE.nii.gz")
+    group.add_argument(
         "--slices",
         default="complete",
         choices=["complete", "foreground", "all"],
         help="[OPTIONAL] slices that count: with all classes of their case (default), with any, all",
     )
-    result.add_argument("--batch-size", type=positive, default=32, help="[OPTIONAL] slices per batch; default: 32")
-    result.add_argument("--seed", type=int, default=0, help="[OPTIONAL] of the attack's random starts; default: 0")
-    result.add_argument("-o", type=Path, metavar="FOLDER",
-                        help="[OPTIONAL] write here instead of robustness/ beside each model")  # fmt: skip
-    return result
+    group.add_argument("--batch-size", type=positive, default=32, help="[OPTIONAL] slices per batch; default: 32")
+
+
+def _add_noises(group: Any) -> None:
+    group.add_argument("--attack", type=names_among(ATTACK_NAMES), default=("pgd",), metavar="NAME,...",
+                       help=f"[OPTIONAL] one or several of {', '.join(ATTACK_NAMES)}; default: pgd; the first is the "
+                       "main one, and the files of another than pgd go into a folder of its name")  # fmt: skip
+    group.add_argument("--corruptions", type=names_among(CORRUPTION_NAMES, everything=True), default=(),
+                       metavar="NAME,...", help="[OPTIONAL] noise that happens, in five severities: all (that is "
+                       f"installed), or some of {', '.join(CORRUPTION_NAMES)}")  # fmt: skip
+    group.add_argument("--norm", choices=["l2", "linf"], default="l2",
+                       help="[OPTIONAL] of the noise levels; default: l2")  # fmt: skip
+    group.add_argument("--steps", type=positive, default=100, help="[OPTIONAL] steps of the attack; default: 100")
+    group.add_argument("--restarts", type=positive, default=1,
+                       help="[OPTIONAL] random starts, of which the worst counts; default: 1")  # fmt: skip
+    group.add_argument("--strong-steps", type=positive, default=300,
+                       help="[OPTIONAL] steps of each of the four losses of --attack strong; default: 300")  # fmt: skip
+    group.add_argument("--queries", type=positive, default=1000, help="[OPTIONAL] of --attack square; default: 1000")
+    group.add_argument("--spsa-samples", type=positive, default=2048,
+                       help="[OPTIONAL] queries per estimate of --attack spsa; default: 2048")  # fmt: skip
+    group.add_argument("--spsa-steps", type=positive, default=20, help="[OPTIONAL] of --attack spsa; default: 20")
+    group.add_argument("--vanish", metavar="CLASS", help="[OPTIONAL] the class that --attack vanish makes disappear")
+    group.add_argument("--transfer-from", metavar="TRAINER",
+                       help="[OPTIONAL] the model whose noise --attack transfer uses; default: another of those "
+                       "compared")  # fmt: skip
+    group.add_argument("--seed", type=int, default=0, help="[OPTIONAL] of all random numbers; default: 0")
+
+
+def _add_output(group: Any) -> None:
+    group.add_argument("--audit", action="store_true", help="[OPTIONAL] check whether the attack is worth its figures")
+    group.add_argument("--volumes", action="store_true",
+                       help="[OPTIONAL] predict whole volumes under attack with nnU-Net's own predictor")  # fmt: skip
+    group.add_argument("--save-volumes", action="store_true",
+                       help="[OPTIONAL] the same, and keep noisy images and predictions for a viewer")  # fmt: skip
+    group.add_argument("-o", type=Path, metavar="FOLDER",
+                       help="[OPTIONAL] write here instead of robustness/ beside each model")  # fmt: skip
+    group.add_argument("--overwrite", action="store_true", help="[OPTIONAL] replace the results of another run")
 
 
 def evaluate(arguments: list[str] | None = None) -> None:
     args = parser().parse_args(arguments)
-    results, preprocessed = nnunet_folder("nnUNet_results"), nnunet_folder("nnUNet_preprocessed")
+    results = nnunet_folder("nnUNet_results")
+    preprocessed = None if args.i else nnunet_folder("nnUNet_preprocessed")
     args.device = device_name(args.device)
+    _check(args)
 
     from nnunet_ima.evaluation.models import find_models
-    from nnunet_ima.evaluation.report import plot_curves, table, write_results
-    from nnunet_ima.evaluation.robustness import named_attack
+    from nnunet_ima.evaluation.running import join_ranks, rank_device
     from nnunet_ima.segmentation.identifiers import dataset_name
+    from nnunet_ima.segmentation.ranks import rank
 
     models = find_models(
         results, dataset_name(args.d) if args.d else None, args.c, args.f,
         args.tr.split(",") if args.tr else None, args.p, args.chk,
     )  # fmt: skip
+    surrogates = [_surrogate(model, models, args, results) for model in models]
     together = args.o or (results / models[0].dataset / _folder(args) if len(models) > 1 else None)
     for folder in [*(_own_folder(model, args) for model in models), *([together] if together else [])]:
         check_writable(folder)
-    print("Evaluating:", *models, sep="\n  ", flush=True)
-    attack = named_attack(args.attack, args.steps, args.seed)
-    levels = sorted({0.0, *args.noise})
-    choice = {"cases": args.cases, "slices": args.slices, "batch_size": args.batch_size}
-    summaries = [_evaluate_one(model, preprocessed, levels, attack, choice, args) for model in models]
-    print(table(summaries))
-    if together is not None:
-        write_results(together, summaries, attack, choice)
-        plot_curves(together, summaries)
-        print(f"\nThe comparison is in {together}.")
-    print(f"\nA model's figures are in {_folder(args)}/ in its fold's folder." if args.o is None else "")
+    join_ranks()
+    if rank() == 0:
+        print("Evaluating:", *models, sep="\n  ", flush=True)
+    evaluated = [
+        _evaluate_one(model, surrogate, preprocessed, rank_device(args.device), args)
+        for model, surrogate in zip(models, surrogates, strict=True)
+    ]
+    if rank() == 0:
+        _finish(evaluated, together, args)
+
+
+def _check(args: argparse.Namespace) -> None:
+    """UserError for flags that do not go together, and for what is not installed."""
+    if (args.i is None) != (args.gt is None):
+        raise UserError("-i and -gt go together: images need references, and references images.")
+    if ("vanish" in args.attack) != (args.vanish is not None):
+        raise UserError("--attack vanish and --vanish CLASS go together: name the class that should disappear.")
+    if args.transfer_from and "transfer" not in args.attack:
+        raise UserError(f"--transfer-from {args.transfer_from} is for --attack transfer: add it, or leave this out.")
+
+    from nnunet_ima.evaluation.corruptions import NEED_TORCHIO, available
+
+    if args.corruptions == ("all",):
+        args.corruptions = tuple(available())
+    missing = [name for name in args.corruptions if name not in available()]
+    if missing:
+        raise UserError(
+            f"--corruptions {','.join(missing)}: {', '.join(NEED_TORCHIO)} need TorchIO; install it with pip install "
+            "'nnunet-ima[corruptions]'."
+        )
+
+
+def _surrogate(model: Any, models: list[Any], args: argparse.Namespace, results: Path) -> Any:
+    """The model whose noise is transferred to `model`; None where none is wanted."""
+    from nnunet_ima.evaluation.models import find_models
+
+    if "transfer" not in args.attack:
+        return None
+    found = models
+    if args.transfer_from:
+        found = find_models(results, model.dataset, model.configuration, model.fold, [args.transfer_from])
+    others = [other for other in found if other.folder != model.folder]
+    if not others:
+        raise UserError(
+            f"--attack transfer: there is no other model than {model} to transfer noise from; train one, or name its "
+            "trainer with --transfer-from."
+        )
+    return others[0]
 
 
 def _own_folder(model: Any, args: argparse.Namespace) -> Path:
@@ -82,47 +168,77 @@ def _own_folder(model: Any, args: argparse.Namespace) -> Path:
 
 
 def _folder(args: argparse.Namespace) -> Path:
-    """robustness/ for the default attack, robustness/NAME/ for another."""
-    return Path("robustness") if args.attack == "pgd" else Path("robustness") / args.attack
+    """robustness/ for the default attack and norm, folders of their names in it for others."""
+    parts = [part for part, usual in ((args.norm, "l2"), (args.attack[0], "pgd")) if part != usual]
+    return Path("robustness", *parts)
 
 
-def _evaluate_one(
-    model: Any, preprocessed: Path, levels: list[float], attack: Any, choice: dict[str, Any], args: argparse.Namespace
-) -> dict[str, Any]:
-    import torch
+def _evaluate_one(model: Any, surrogate: Any, preprocessed: Path | None, device: Any, args: argparse.Namespace) -> Any:
+    """(subject, summary, sweep, pictures, margins) of a model, its own files written; None on ranks other than 0."""
+    from nnunet_ima.evaluation.audit import audit
+    from nnunet_ima.evaluation.pictures import margins_picture, pictures
+    from nnunet_ima.evaluation.running import evaluate, open_journal, prepare
+    from nnunet_ima.evaluation.volumes import KeptNoise, predict_volumes
+    from nnunet_ima.segmentation.ranks import rank
 
-    from nnunet_ima.evaluation.models import load_predictor
-    from nnunet_ima.evaluation.report import plot_curves, summarise, write_results, write_slices
-    from nnunet_ima.evaluation.robustness import sweep
-    from nnunet_ima.evaluation.slices import choose_cases, held_out_cases, load_slices
-
-    device = torch.device(args.device)
-    predictor = load_predictor(model, device)
-    configuration = predictor.configuration_manager
-    held_out = held_out_cases(preprocessed / model.dataset, configuration.data_identifier, model.fold)
-    cases = choose_cases(held_out, args.cases)
-    folder = preprocessed / model.dataset / configuration.data_identifier
-    slices = list(load_slices(predictor, folder, cases, args.slices))
-    if not slices:
-        raise UserError(f"{model}: no slice of the {len(cases)} cases qualifies; choose others with --slices, --cases.")
-    print(f"{model}: {len(slices)} slices of {len(cases)} cases", flush=True)
-    found = sweep(predictor, slices, levels, attack, args.batch_size)
-    labels = predictor.label_manager
-    foreground = labels.foreground_regions if labels.has_regions else labels.foreground_labels
-    names = {_key(value): name for name, value in predictor.dataset_json["labels"].items()}
-    classes = [names.get(_key(label), str(label)) for label in foreground]
-    pixels = slices[0].image.shape[0] * int(torch.tensor(configuration.patch_size).prod())
-    summary = summarise(model, found, classes, pixels)
-    own = _own_folder(model, args)
-    write_results(own, [summary], attack, choice)
-    write_slices(own, found, classes)
-    plot_curves(own, [summary])
-    return summary
+    choice, own = _choice(args), _own_folder(model, args)
+    subject = prepare(model, choice, preprocessed, device, surrogate)
+    if rank() == 0:
+        print(f"{model}: {len(subject.slices)} slices of {len(subject.cases.names)} cases", flush=True)
+    wanted = args.volumes or args.save_volumes
+    keep = KeptNoise(own / "journal", choice.attacks[0]) if wanted else None
+    summary, found = evaluate(subject, choice, open_journal(subject, choice, own, args.overwrite), keep)
+    if rank() > 0:
+        return None
+    if args.audit:
+        summary["audit"] = audit(subject, found, choice.batch_size)
+    if keep is not None:
+        summary["volumes"] = predict_volumes(subject, found, keep, own / "volumes", args.save_volumes)
+    evaluated = (subject, summary, found, pictures(subject, found), margins_picture(model.fold_folder))
+    _write([evaluated], own, args)
+    return evaluated
 
 
-def _key(label: Any) -> tuple[int, ...]:
-    """A label or a region of several, as integers: nnU-Net gives numpy's, dataset.json plain ones."""
-    return tuple(int(part) for part in label) if isinstance(label, tuple | list) else (int(label),)
+def _choice(args: argparse.Namespace) -> Any:
+    from nnunet_ima.evaluation.noises import Settings
+    from nnunet_ima.evaluation.running import Choice
+
+    names = ("norm", "steps", "restarts", "strong_steps", "queries", "spsa_samples", "spsa_steps", "seed")
+    settings = replace(Settings(), **{name: getattr(args, name) for name in names})
+    return Choice(
+        tuple(args.noise), args.attack, args.corruptions, settings, args.cases, args.slices, args.batch_size,
+        args.vanish, args.i, args.gt,
+    )  # fmt: skip
+
+
+def _write(evaluated: list[Any], folder: Path, args: argparse.Namespace) -> None:
+    """results.json, slices.csv (of a single model), the curves and the report."""
+    from nnunet_ima.evaluation.html import write_report
+    from nnunet_ima.evaluation.report import plot_curves, results, write_results, write_slices
+    from nnunet_ima.evaluation.running import circumstances, rank_device, repeatable
+
+    subjects, summaries, sweeps, shown, margins = zip(*evaluated, strict=True)
+    seconds = sum(found.seconds for found in sweeps)
+    command = ["nnunet-ima-eval", *sys.argv[1:]]
+    settings = repeatable(_choice(args), command)
+    content = results(summaries, settings, circumstances(rank_device(args.device), seconds))
+    write_results(folder, content)
+    if len(evaluated) == 1:
+        write_slices(folder, sweeps[0], subjects[0].classes)
+    plot_curves(folder, summaries)
+    write_report(folder, content, shown, margins)
+
+
+def _finish(evaluated: list[Any], together: Path | None, args: argparse.Namespace) -> None:
+    from nnunet_ima.evaluation.report import audit_lines, table
+
+    summaries = [summary for _, summary, *_ in evaluated]
+    print(table(summaries))
+    print(*audit_lines(summaries), sep="\n")
+    if together is not None:
+        _write(evaluated, together, args)
+        print(f"\nThe comparison is in {together / 'report.html'}.")
+    print(f"\nA model's own report is in {_folder(args)}/ in its fold's folder." if args.o is None else "")
 
 
 def main() -> None:

@@ -2,6 +2,7 @@
 
 import math
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,20 +17,21 @@ def root_mean_square(noise_level: float, shape: tuple[int, ...]) -> float:
     return noise_level / math.sqrt(math.prod(shape))
 
 
-def original_units(plans_manager: Any, configuration: Any, dataset_json: dict[str, Any], case: str) -> list[float]:
+def original_units(
+    plans_manager: Any, configuration: Any, images: Sequence[Path] | None, reference: Path | None
+) -> list[float]:
     """How many original units one normalised unit (SD) of each channel of a case is; NaN where that is unknown.
 
-    plans_manager, configuration: nnU-Net's `PlansManager` and `ConfigurationManager`. The raw image is read from
-    nnUNet_raw and normalised by nnU-Net itself; without it, or where the normalisation is not linear, the answer is
-    NaN.
+    plans_manager, configuration: nnU-Net's `PlansManager` and `ConfigurationManager`. images, reference: the raw files
+    of the case, which nnU-Net itself normalises; without them, or where the normalisation is not linear, the answer
+    is NaN.
     """
-    files = _raw_files(plans_manager.dataset_name, dataset_json, case)
-    if files is None:
+    if not images or reference is None:
         return [math.nan] * len(configuration.normalization_schemes)
     reader = plans_manager.image_reader_writer_class()
     # The reference matters: where nnU-Net normalises within a mask, labelled voxels belong to it.
     raw, outside, _ = crop_to_nonzero(
-        reader.read_images(files["images"])[0].astype(np.float32), reader.read_seg(files["label"])[0]
+        reader.read_images([str(file) for file in images])[0].astype(np.float32), reader.read_seg(str(reference))[0]
     )
     preprocessor = configuration.preprocessor_class(verbose=False)
     properties = plans_manager.foreground_intensity_properties_per_channel
@@ -38,15 +40,21 @@ def original_units(plans_manager: Any, configuration: Any, dataset_json: dict[st
     return [_slope(old[inside], new[inside]) for old, new in zip(raw, normalised, strict=True)]
 
 
-def _raw_files(dataset: str, dataset_json: dict[str, Any], case: str) -> dict[str, Any] | None:
-    """The raw "images" and the "label" of a training case, if they are there."""
+def unit_name(configuration: Any) -> str:
+    """HU where nnU-Net normalises as CT."""
+    return "HU" if "CTNormalization" in configuration.normalization_schemes else "units"
+
+
+def raw_files(dataset: str, dataset_json: dict[str, Any], case: str) -> tuple[list[Path], Path] | tuple[None, None]:
+    """The raw images and the reference of a training case in nnUNet_raw, if they are all there."""
     folder = Path(os.environ.get("nnUNet_raw") or ".") / dataset  # noqa: SIM112 (nnU-Net's spelling)
     if not (folder / "dataset.json").is_file():
-        return None
-    cases = get_filenames_of_train_images_and_targets(str(folder), dataset_json)
-    files: dict[str, Any] | None = cases.get(case)
-    there = files is not None and all(Path(file).is_file() for file in (*files["images"], files["label"]))
-    return files if there else None
+        return None, None
+    files = get_filenames_of_train_images_and_targets(str(folder), dataset_json).get(case)
+    if files is None:
+        return None, None
+    images, reference = [Path(file) for file in files["images"]], Path(files["label"])
+    return (images, reference) if all(file.is_file() for file in (*images, reference)) else (None, None)
 
 
 def _slope(raw: NDArray[Any], normalised: NDArray[Any]) -> float:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from numpy.typing import NDArray
 from torch import Tensor
@@ -16,7 +17,7 @@ from torch import Tensor
 from nnunet_ima.attacks import ball
 from nnunet_ima.attacks.pgd import pgd
 from nnunet_ima.errors import UserError
-from nnunet_ima.evaluation.intensities import original_units, root_mean_square
+from nnunet_ima.evaluation.intensities import original_units, raw_files, root_mean_square, unit_name
 from nnunet_ima.evaluation.slices import Slice, load_slices
 from nnunet_ima.evaluation.tiles import TiledNetwork
 from nnunet_ima.files import replacing
@@ -71,10 +72,10 @@ def preview(
     folder = preprocessed / labels.configuration_manager.data_identifier
     shown = []
     for item in _slices(labels, folder, 3 if predictor is None else 2):
-        units = original_units(manager, labels.configuration_manager, dataset_json, item.case)[0]
+        files = raw_files(manager.dataset_name, dataset_json, item.case)
+        units = original_units(manager, labels.configuration_manager, *files)[0]
         shown.append(_shown(item, units, levels, predictor))
-    is_ct = "CTNormalization" in labels.configuration_manager.normalization_schemes
-    _draw(shown, levels, "HU" if is_ct else "units", path)
+    _draw(shown, levels, unit_name(labels.configuration_manager), path)
 
 
 def check_format(path: Path) -> None:
@@ -89,7 +90,8 @@ def _slices(labels: Any, folder: Path, count: int) -> list[Slice]:
         raise UserError(f"{folder} holds no preprocessed cases: run nnUNetv2_plan_and_preprocess first.")
     found = []
     for number in np.linspace(0, len(cases) - 1, min(count, len(cases))).astype(int):
-        slices = list(load_slices(labels, folder, [cases[number]], "foreground"))
+        dataset = infer_dataset_class(str(folder))(str(folder), [cases[number]])
+        slices = list(load_slices(labels, dataset, [cases[number]], "foreground"))
         if slices:
             found.append(max(slices, key=lambda item: int(_foreground(item, labels.label_manager).sum())))
     if not found:

@@ -1,147 +1,86 @@
-"""What the noise sweep found: the table on the terminal, `results.json` and `slices.csv`."""
+"""What the noise sweep found: the table on the terminal, `results.json`, `slices.csv` and the curves."""
 
 import csv
 import json
-import math
 from collections.abc import Sequence
-from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from nnunet_ima.evaluation.comparison import compare
-from nnunet_ima.evaluation.metrics import (
-    average_dice_index,
-    dice_index,
-    dice_left_out,
-    slice_dice,
-    total_voxel_dice_index,
-)
-from nnunet_ima.evaluation.models import TrainedModel
-from nnunet_ima.evaluation.robustness import Attack, Sweep
-from nnunet_ima.evaluation.statistics import area_under_curve, case_interval, failure_rate, half_failure_level
+from nnunet_ima.evaluation.comparison import MEAN, compare
+from nnunet_ima.evaluation.robustness import Sweep
+from nnunet_ima.evaluation.summary import METRICS, number
 from nnunet_ima.files import replacing
 from nnunet_ima.plots import two_panels
 
 FIGURES = (("tvdi", "TVDI (%): Dice of all voxels"), ("adi", "ADI (%): mean Dice of the slices"))
-METRICS = {"tvdi": total_voxel_dice_index, "adi": average_dice_index}
+FAILED = ("failed", "Slices that fail (%): Dice of 60 % or less")
 CELL = 12
+PLOT_FORMATS = ("png", "svg")
 
 
-def summarise(model: TrainedModel, found: Sweep, classes: Sequence[str], pixels: int) -> dict[str, Any]:
-    """TVDI and ADI in percent per noise level with 95 % intervals over cases, per class too, and the share of slices
-    that fail (Dice not above 60 %); under "..._noise" the same for random noise of that norm.
-
-    `pixels` is C*H*W of the patch. None stands for what is not defined.
-    """
-    cases = [case for case, _ in found.slices]
-    levels: list[dict[str, Any]] = []
-    rates = [failure_rate(slice_dice(counts)) for counts in found.counts]
-    for number, level in enumerate(found.levels):
-        counts = found.counts[number]
-        per_class = dice_index(counts.sum(0).astype(float))
-        intervals = {key: case_interval(metric, counts, cases) for key, metric in METRICS.items()}
-        levels.append(
-            {
-                "noise": level,
-                "rms_per_pixel": level / math.sqrt(pixels),
-                **{key: _percent(interval.value) for key, interval in intervals.items()},
-                **{f"{key}_interval": [_percent(found.low), _percent(found.high)] for key, found in intervals.items()},
-                **{f"{key}_noise": _percent(metric(found.control[number])) for key, metric in METRICS.items()},
-                "failed": _percent(rates[number]),
-                "tvdi_per_class": {name: _percent(value) for name, value in zip(classes, per_class, strict=True)},
-                "dice_left_out": dice_left_out(counts),
-            }
-        )
+def results(models: Sequence[dict[str, Any]], settings: dict[str, Any], run: dict[str, Any]) -> dict[str, Any]:
+    """Everything that `results.json` and the report hold. settings: what repeats the run; run: when, where, how
+    long (all that differs when it is repeated)."""
     return {
-        "dataset": model.dataset,
-        "trainer": model.trainer,
-        "plans": model.plans,
-        "configuration": model.configuration,
-        "fold": model.fold,
-        "checkpoint": model.checkpoint,
-        "cases": len(set(cases)),
-        "slices": len(found.slices),
-        "levels": levels,
-        "half_failure_level": _finite(half_failure_level(found.levels, rates)),
-        "adi_area": _finite(area_under_curve(found.levels, [_number(level["adi"]) for level in levels])),
-        "adi_per_case": adi_per_case(found.counts, cases),
-        "seconds": round(found.seconds, 1),
-    }
-
-
-def adi_per_case(counts: NDArray[np.int64], cases: Sequence[str]) -> dict[str, list[float | None]]:
-    """ADI in percent of each case alone, per noise level: what models are compared by."""
-    names = np.asarray(cases)
-    return {
-        case: [_percent(average_dice_index(level[names == case])) for level in counts] for case in sorted(set(cases))
-    }
-
-
-def _number(value: float | None) -> float:
-    return math.nan if value is None else value
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
-
-
-def _percent(value: float) -> float | None:
-    return None if math.isnan(value) else round(100 * float(value), 4)
-
-
-def write_results(folder: Path, models: Sequence[dict[str, Any]], attack: Attack, choice: dict[str, Any]) -> None:
-    """`results.json`: figures, settings and versions of one or several models."""
-    folder.mkdir(parents=True, exist_ok=True)
-    content = {
         "models": list(models),
         "comparisons": compare(models),
-        "attack": {"norm": "l2", **vars(attack)},
-        "choice": choice,
+        "settings": settings,
         "versions": {name: version(name) for name in ("nnunet-ima", "nnunetv2", "torch", "numpy")},
-        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "run": run,
     }
+
+
+def write_results(folder: Path, content: dict[str, Any]) -> None:
+    """`results.json`: figures, settings and versions of one or several models."""
+    folder.mkdir(parents=True, exist_ok=True)
     with replacing(folder / "results.json") as path:
         path.write_text(json.dumps(content, indent=2) + "\n")
 
 
 def write_slices(folder: Path, found: Sweep, classes: Sequence[str]) -> None:
-    """`slices.csv`: one line per slice, noise level, kind of noise (attack, random) and class."""
+    """`slices.csv`: one line per slice, noise (pgd, ..., random, corruptions), its family, level and class."""
     folder.mkdir(parents=True, exist_ok=True)
     with replacing(folder / "slices.csv") as path, path.open("w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(["case", "slice", "noise", "kind", "class", "tp", "fp", "fn", "perturbation_norm"])
-        for number, level in enumerate(found.levels):
-            for row, (case, index) in enumerate(found.slices):
-                for kind, all_counts, norm in (
-                    ("attack", found.counts, found.norms[number, row]),
-                    ("random", found.control, level),
-                ):
-                    for name, counts in zip(classes, all_counts[number, row].tolist(), strict=True):
-                        writer.writerow([case, index, f"{level:g}", kind, name, *counts, f"{norm:.6g}"])
+        writer.writerow(["case", "slice", "noise", "family", "level", "class", "tp", "fp", "fn", "perturbation_norm"])
+        for one in found.found.values():
+            for row, level in enumerate(one.levels):
+                for column, (case, index) in enumerate(found.slices):
+                    head = [case, index, one.noise.name, one.noise.family, f"{level:g}"]
+                    for name, counts in zip(classes, one.counts[row, column].tolist(), strict=True):
+                        writer.writerow([*head, name, *counts, f"{one.norms[row, column]:.6g}"])
 
 
 def plot_curves(folder: Path, models: Sequence[dict[str, Any]]) -> None:
-    """`robustness.png`: TVDI and ADI against the noise level, one line per model, bands for the 95 % intervals,
-    dotted lines for random noise of the same norm."""
-    with two_panels(folder / "robustness.png", sharey=True) as panels:
-        for axes, (key, title) in zip(panels, FIGURES, strict=True):
-            for name, model in zip(_names(models), models, strict=True):
-                noise = [level["noise"] for level in model["levels"]]
-                line = axes.plot(noise, [_number(level[key]) for level in model["levels"]], marker="o", label=name)
-                low, high = zip(*(map(_number, level[f"{key}_interval"]) for level in model["levels"]), strict=True)
-                axes.fill_between(noise, low, high, color=line[0].get_color(), alpha=0.15, linewidth=0)
-                random = [_number(level[f"{key}_noise"]) for level in model["levels"]]
-                axes.plot(noise, random, color=line[0].get_color(), linestyle=":")
-            axes.set(xlabel="noise level (L2 norm, SD); dotted: random noise", title=title, ylim=(0, 100))
-            axes.grid(alpha=0.3)
-        panels[0].figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    """`robustness.png` and `.svg`: TVDI and ADI against the noise level, one line per model, bands for the 95 %
+    intervals, dotted lines for random noise of the same norm, dashed ones for other attacks."""
+    for suffix in PLOT_FORMATS:
+        with two_panels(folder / f"robustness.{suffix}", sharey=True) as panels:
+            for axes, (key, title) in zip(panels, FIGURES, strict=True):
+                for name, model in zip(names(models), models, strict=True):
+                    _plot_model(axes, key, name, model)
+                unit = "L2 norm, SD" if models[0]["norm"] == "l2" else "largest change of a pixel, SD"
+                axes.set(xlabel=f"noise level ({unit}); dotted: random noise", title=title, ylim=(0, 100))
+                axes.grid(alpha=0.3)
+            panels[0].figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
 
 
-def _names(models: Sequence[dict[str, Any]]) -> list[str]:
+def _plot_model(axes: Any, key: str, name: str, model: dict[str, Any]) -> None:
+    noise = [level["noise"] for level in model["levels"]]
+    line = axes.plot(noise, [number(level[key]) for level in model["levels"]], marker="o", label=name)
+    color = line[0].get_color()
+    low, high = zip(*(map(number, level[f"{key}_interval"]) for level in model["levels"]), strict=True)
+    axes.fill_between(noise, low, high, color=color, alpha=0.15, linewidth=0)
+    styles = iter(("--", "-.", (0, (1, 3)), (0, (5, 5)), (0, (3, 1, 1, 1))))
+    for other, found in model["others"].items():
+        style = ":" if found["family"] == "control" else next(styles, "--")
+        label = None if found["family"] == "control" else f"{name}: {other}"
+        values = [number(level[key]) for level in found["levels"]]
+        axes.plot([level["noise"] for level in found["levels"]], values, color=color, linestyle=style, label=label)
+
+
+def names(models: Sequence[dict[str, Any]]) -> list[str]:
     """The trainers, with their plans where one trainer occurs more than once."""
     trainers = [model["trainer"] for model in models]
     return [
@@ -151,26 +90,47 @@ def _names(models: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def table(models: Sequence[dict[str, Any]]) -> str:
-    """The paper's table: models by noise level, TVDI then ADI, in percent, with intervals; then the failures."""
-    names, levels = _names(models), models[0]["levels"]
-    width = max(map(len, [*names, "RMS per pixel (SD)"]))
+    """The paper's table: models by noise level, TVDI then ADI, in percent, with intervals and the other noises; then
+    the failures, the corruptions and the comparison of the models."""
+    labels, levels = names(models), models[0]["levels"]
+    corruptions = [f"  {name}" for model in models for name in model["corruptions"]]
+    width = max(map(len, [*labels, *corruptions, "RMS per pixel (SD)"])) + 1
     head = [
         "noise".ljust(width) + "".join(f"{level['noise']:>{CELL}g}" for level in levels),
         "RMS per pixel (SD)".ljust(width) + "".join(f"{level['rms_per_pixel']:>{CELL}.3f}" for level in levels),
     ]
     lines = []
-    for key, title in (*FIGURES, ("failed", "Slices that fail (%): Dice of 60 % or less")):
+    for key, title in (*FIGURES, FAILED):
         lines += ["", title, *head]
-        for name, model in zip(names, models, strict=True):
-            lines.append(name.ljust(width) + "".join(_cell(level[key]) for level in model["levels"]))
+        for label, model in zip(labels, models, strict=True):
+            lines.append(label.ljust(width) + _cells(model["levels"], key))
             if key in METRICS:
                 limits = [level[f"{key}_interval"] for level in model["levels"]]
                 lines.append("  95 % interval".ljust(width) + "".join(_interval_cell(*limit) for limit in limits))
-                random = [level[f"{key}_noise"] for level in model["levels"]]
-                lines.append("  random noise".ljust(width) + "".join(map(_cell, random)))
+                lines += [f"  {_called(name)}".ljust(width) + _cells(one["levels"], key)
+                          for name, one in model["others"].items()]  # fmt: skip
     lines += ["", "Noise level at which half of the slices fail"]
-    lines += [name.ljust(width) + _half_cell(model) for name, model in zip(names, models, strict=True)]
-    return "\n".join([*lines, *_comparison_lines(names, compare(models))])
+    lines += [name.ljust(width) + _half_cell(model) for name, model in zip(labels, models, strict=True)]
+    return "\n".join([*lines, *_corruption_lines(labels, models, width), *_comparison_lines(labels, models)])
+
+
+def _called(noise: str) -> str:
+    return "random noise" if noise == "random" else noise
+
+
+def _cells(levels: Sequence[dict[str, Any]], key: str) -> str:
+    return "".join(_cell(level[key]) for level in levels)
+
+
+def _corruption_lines(labels: Sequence[str], models: Sequence[dict[str, Any]], width: int) -> list[str]:
+    if not models[0]["corruptions"]:
+        return []
+    lines = ["", "ADI (%) under noise that happens, by severity"]
+    lines.append("severity".ljust(width) + "".join(f"{severity:>{CELL}}" for severity in range(6)))
+    for label, model in zip(labels, models, strict=True):
+        lines.append(label)
+        lines += [f"  {name}".ljust(width) + _cells(one["levels"], "adi") for name, one in model["corruptions"].items()]
+    return lines
 
 
 def _half_cell(model: dict[str, Any]) -> str:
@@ -178,12 +138,13 @@ def _half_cell(model: dict[str, Any]) -> str:
     return f"{'above ' + format(model['levels'][-1]['noise'], 'g') if level is None else format(level, '.2g'):>{CELL}}"
 
 
-def _comparison_lines(names: Sequence[str], rows: Sequence[dict[str, Any]]) -> list[str]:
+def _comparison_lines(labels: Sequence[str], models: Sequence[dict[str, Any]]) -> list[str]:
+    rows = [row for row in compare(models) if row["class"] == MEAN]
     if not rows:
         return []
     lines = ["", "Difference of the cases' ADI (percent points); paired Wilcoxon test, p after Holm"]
     for row in rows:
-        pair = f"{names[row['first']]} - {names[row['second']]}"
+        pair = f"{labels[row['first']]} - {labels[row['second']]}"
         lines.append(f"  noise {row['noise']:g}: {pair} {row['mean']:+.1f}, p = {row['p']:.2g} ({row['cases']} cases)")
     return lines
 
@@ -194,3 +155,13 @@ def _cell(value: float | None) -> str:
 
 def _interval_cell(low: float | None, high: float | None) -> str:
     return f"{'none' if low is None or high is None else f'{low:.1f}-{high:.1f}':>{CELL}}"
+
+
+def audit_lines(models: Sequence[dict[str, Any]]) -> list[str]:
+    """The checks of `--audit`, per model; empty where none were asked for."""
+    lines = []
+    for label, model in zip(names(models), models, strict=True):
+        checks = model.get("audit") or []
+        lines += ["", f"Checks of the attack: {label}"] if checks else []
+        lines += [f"  {check['verdict']}  {check['name']}: {check['figure']}" for check in checks]
+    return lines

@@ -1,102 +1,135 @@
-"""The noise sweep: every slice attacked once at every noise level, and what is left of the segmentation."""
+"""The noise sweep: every slice under every kind of noise at every level, and what is left of the segmentation."""
 
-import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from time import perf_counter
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from nnunet_ima.attacks import ball
-from nnunet_ima.attacks.pgd import pgd
-from nnunet_ima.attacks.precision import autocast, native_bfloat16
 from nnunet_ima.errors import UserError, is_out_of_memory
+from nnunet_ima.evaluation.journal import Journal, Key, digest
+from nnunet_ima.evaluation.noises import Noise, Target
 from nnunet_ima.evaluation.slices import Slice, batches
 from nnunet_ima.evaluation.tiles import TiledNetwork
-from nnunet_ima.segmentation.dice import SegmentationObjective
-from nnunet_ima.segmentation.weighted import CosPGDObjective, SegPGDObjective
+from nnunet_ima.segmentation.ranks import gathered, rank, world_size
 
 R = TypeVar("R")
+Plan = Sequence[tuple[Noise, Sequence[float]]]
+"""Kinds of noise, each with its levels in ascending order; 0 is no noise."""
 
 
-@dataclass(frozen=True)
-class Attack:
-    """White-box attack in L2: `steps` steps of alpha * eps / steps; the lowest Dice on the path counts."""
+class Keep(Protocol):
+    """Where perturbations are kept that are needed again, by noise, level and number of the batch."""
 
-    name: str = "pgd"
-    steps: int = 100
-    alpha: float = 4.0
-    random_start: bool = True
-    seed: int = 0
+    def wants(self, noise: Noise, level: float, batch: int) -> bool:
+        """Whether these are to be kept, and are not there yet."""
 
-
-OBJECTIVES: dict[str, type[SegmentationObjective]] = {
-    "pgd": SegmentationObjective,
-    "segpgd": SegPGDObjective,
-    "cospgd": CosPGDObjective,
-    "ifgsm": SegmentationObjective,
-    "fgsm": SegmentationObjective,
-}
-"""What each attack climbs; all are settings of PGD."""
+    def store(self, noise: Noise, level: float, batch: int, slices: Sequence[Slice], delta: Tensor) -> None:
+        """delta: (N, C, H, W) of the slices."""
 
 
-def named_attack(name: str, steps: int, seed: int) -> Attack:
-    """One of `OBJECTIVES`: I-FGSM starts at the slice itself, FGSM is its single step of length eps."""
-    if name == "fgsm":
-        return Attack(name, steps=1, alpha=1.0, random_start=False, seed=seed)
-    return Attack(name, steps=steps, random_start=name != "ifgsm", seed=seed)
+@dataclass
+class Found:
+    """counts: (levels, slices, classes, 3) TP, FP, FN; norms: (levels, slices) of the perturbation that was kept, in
+    the norm of the noise (L2 where it has none)."""
+
+    noise: Noise
+    levels: list[float]
+    counts: NDArray[np.int64]
+    norms: NDArray[np.float64]
 
 
 @dataclass
 class Sweep:
-    """counts: (levels, slices, classes, 3) TP, FP, FN under attack; norms: (levels, slices) of the perturbation that
-    was kept; control: counts under random noise of the norm of the level."""
+    """slices: (case, number) in the order of the rows; found: by name of the noise; seconds: computed, all together."""
 
-    levels: list[float]
     slices: list[tuple[str, int]]
-    counts: NDArray[np.int64]
-    norms: NDArray[np.float64]
-    control: NDArray[np.int64]
+    found: dict[str, Found]
     seconds: float
 
 
+def target_of(predictor: Any, surrogate: Any = None) -> Target:
+    """The network of an nnU-Net predictor on whole slices, and that of another model to transfer from."""
+    networks = [
+        None if one is None else TiledNetwork(one.network, one.configuration_manager.patch_size)
+        for one in (predictor, surrogate)
+    ]
+    assert networks[0] is not None
+    return Target(networks[0], predictor.label_manager, networks[1])
+
+
 def sweep(
-    predictor: Any,
+    target: Target,
     slices: Sequence[Slice],
-    levels: Sequence[float],
-    attack: Attack,
+    plan: Plan,
     batch_size: int,
+    seed: int = 0,
+    journal: Journal | None = None,
+    keep: Keep | None = None,
     progress: bool = True,
 ) -> Sweep:
-    """Attack all slices at all levels and count. Attacks run in reduced precision where the device computes it
-    natively; what they found is counted in float32. A slice's result does not depend on its batch mates, and a batch
-    too large for the memory is taken in parts."""
-    started = perf_counter()
-    objective = OBJECTIVES[attack.name].of(predictor.label_manager)
-    network = TiledNetwork(predictor.network, predictor.configuration_manager.patch_size)
+    """Put every noise of the plan on every slice and count what the target still finds.
+
+    Attacks may run in reduced precision; what they found is counted in float32. A slice's result does not depend on
+    its batch mates, and a batch too large for the memory is taken in parts. What the journal holds is not computed
+    again. Under torch.distributed each rank takes its share of the work, and all of them get the whole result.
+    keep: called with the perturbations of each batch that is computed here.
+    """
     ordered = batches(slices, batch_size)
-    names = [(item.case, item.number) for batch in ordered for item in batch]
-    counts = np.zeros((len(levels), len(names), objective.num_foreground, 3), dtype=np.int64)
-    control = np.zeros_like(counts)
-    norms = np.zeros((len(levels), len(names)))
-    bar = tqdm(total=len(levels) * len(names), unit="slice", disable=not progress, dynamic_ncols=True)
-    first = 0
-    for batch in ordered:
-        rows = slice(first, first + len(batch))
-        for number, level in enumerate(levels):
-            found = within_memory(partial(_counted, network, level=level, objective=objective, attack=attack), batch)
-            for target, parts in zip((counts, norms, control), zip(*found, strict=True), strict=True):
-                target[number, rows] = torch.cat(parts).numpy()
-            bar.update(len(batch))
-        first += len(batch)
+    work = [(noise, level, batch) for batch in range(len(ordered)) for noise, levels in plan for level in levels]
+    work = work[rank() :: world_size()]
+    known = journal.found if journal else {}
+    left = [item for item in work if _key(*item) not in known or (keep is not None and keep.wants(*item))]
+    mine: dict[Key, dict[str, Any]] = {}
+    total, to_do = (round(sum(_cost(*item, ordered) for item in items)) for items in (work, left))
+    bar = tqdm(
+        total=total, initial=total - to_do, unit="forward", unit_scale=True, dynamic_ncols=True,
+        disable=not progress or rank() > 0,
+    )  # fmt: skip
+    for item in left:
+        noise, level, number = item
+        started = perf_counter()
+        parts = within_memory(partial(_counted, target, noise=noise, level=level, seed=seed), ordered[number])
+        counts, norms, delta = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
+        if keep is not None and keep.wants(*item):
+            keep.store(*item, ordered[number], delta)
+        record = {"counts": counts.tolist(), "norms": norms.tolist(), "seconds": perf_counter() - started}
+        mine[_key(*item)] = record
+        if journal:
+            journal.add(_key(*item), record)
+        bar.update(round(_cost(*item, ordered)))
     bar.close()
-    return Sweep(list(levels), names, counts, norms, control, perf_counter() - started)
+    everything = dict(known)
+    for records in gathered(mine):
+        everything.update(records)
+    return _assembled(plan, ordered, everything)
+
+
+def _key(noise: Noise, level: float, batch: int) -> Key:
+    return f"{noise.name} {digest(noise.settings)}", level, batch
+
+
+def _cost(noise: Noise, level: float, batch: int, ordered: Sequence[Sequence[Slice]]) -> float:
+    return len(ordered[batch]) * (noise.cost if level else 0)
+
+
+def _assembled(plan: Plan, ordered: Sequence[Sequence[Slice]], records: dict[Key, dict[str, Any]]) -> Sweep:
+    found, seconds = {}, 0.0
+    for noise, levels in plan:
+        rows = [[records[_key(noise, level, number)] for number in range(len(ordered))] for level in levels]
+        seconds += sum(record["seconds"] for row in rows for record in row)
+        counts, norms = (
+            [[value for record in row for value in record[name]] for row in rows] for name in ("counts", "norms")
+        )
+        found[noise.name] = Found(noise, list(levels), np.asarray(counts, np.int64), np.asarray(norms, np.float64))
+    return Sweep([(item.case, item.number) for batch in ordered for item in batch], found, seconds)
 
 
 def within_memory(attack: Callable[[Sequence[Slice]], R], batch: Sequence[Slice]) -> list[R]:
@@ -119,37 +152,20 @@ def within_memory(attack: Callable[[Sequence[Slice]], R], batch: Sequence[Slice]
     return within_memory(attack, batch[:half]) + within_memory(attack, batch[half:])
 
 
-def _counted(
-    network: TiledNetwork, batch: Sequence[Slice], level: float, objective: SegmentationObjective, attack: Attack
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Counts (N, classes, 3) of the slices under attack, norms (N,) of their perturbations, counts under noise."""
-    device = next(network.parameters()).device
+def stacked(target: Target, batch: Sequence[Slice]) -> tuple[Tensor, Tensor, list[str]]:
+    """Images and references of a batch on the target's device, and the name of each slice."""
+    device = next(target.network.parameters()).device if isinstance(target.network, nn.Module) else torch.device("cpu")
     x = torch.stack([item.image for item in batch]).to(device)
     y = torch.stack([item.reference for item in batch]).to(device)
-    noisy = _attacked(network, x, y, level, objective, attack, [_generator(item, level, attack) for item in batch])
-    random = x + level * ball.random_direction(x, [_generator(item, level, attack) for item in batch])
+    return x, y, [f"{item.case} {item.number}" for item in batch]
+
+
+def _counted(
+    target: Target, batch: Sequence[Slice], noise: Noise, level: float, seed: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Counts (N, classes, 3) of the slices under noise, norms (N,) of their perturbations, and these themselves."""
+    x, y, names = stacked(target, batch)
+    noisy = noise(target, x, y, level, [f"{seed} {name}" for name in names])
     with torch.no_grad():
-        counts, control = (objective.counts(network(images), y).cpu() for images in (noisy, random))
-    return counts, ball.size(noisy - x, "l2").cpu(), control
-
-
-def _attacked(
-    network: TiledNetwork,
-    x: Tensor,
-    y: Tensor,
-    level: float,
-    objective: SegmentationObjective,
-    attack: Attack,
-    generators: Sequence[torch.Generator],
-) -> Tensor:
-    with autocast(x.device, native_bfloat16(x.device)):
-        return pgd(
-            network, x, y, level, objective=objective, steps=attack.steps, alpha=attack.alpha,
-            random_start=attack.random_start, generator=generators,
-        )  # fmt: skip
-
-
-def _generator(item: Slice, level: float, attack: Attack) -> torch.Generator:
-    """A random start of its own for each slice and level: the same whatever is evaluated beside it."""
-    name = f"{attack.seed} {item.case} {item.number} {level!r}"
-    return torch.Generator().manual_seed(zlib.crc32(name.encode()))
+        counts = target.objective().counts(target.network(noisy), y).cpu()
+    return counts, ball.size(noisy - x, noise.settings.get("norm", "l2")).cpu(), (noisy - x).cpu()

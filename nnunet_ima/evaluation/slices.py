@@ -65,13 +65,13 @@ def choose_cases(held_out: list[str], wanted: str) -> list[str]:
     return sorted(set(names))
 
 
-def load_slices(predictor: Any, folder: Path, cases: Sequence[str], choice: SliceChoice) -> Iterator[Slice]:
+def load_slices(predictor: Any, dataset: Any, cases: Sequence[str], choice: SliceChoice) -> Iterator[Slice]:
     """The slices of the cases that count.
 
+    dataset: nnU-Net's, or whatever else has its `load_case`.
     choice: `complete`, those whose reference holds all foreground classes that occur in their case (the authors'
         rule); `foreground`, those with any; `all`.
     """
-    dataset = infer_dataset_class(str(folder))(str(folder), list(cases))
     labels = predictor.label_manager
     for case in cases:
         data, segmentation = (np.asarray(array[:]) for array in dataset.load_case(case)[:2])

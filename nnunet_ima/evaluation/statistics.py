@@ -3,15 +3,16 @@
 The slices of a case resemble each other; as if independent, they would promise more than they know.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import integrate, stats
 
+from nnunet_ima.evaluation.metrics import AdditiveMetric, validated
+
 RESAMPLES = 10_000
-Metric = Callable[[NDArray[np.float64]], float]
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class Interval:
 
 
 def case_interval(
-    metric: Metric,
+    metric: AdditiveMetric,
     counts: ArrayLike,
     cases: Sequence[str],
     resamples: int = RESAMPLES,
@@ -36,27 +37,22 @@ def case_interval(
     counts: (slices, classes, 3) = TP, FP, FN; cases: the case of each slice. The same seed draws the same cases, so
     that intervals of several models and noise levels on the same cases are paired. NaN limits for a single case.
     """
-    counts = np.asarray(counts, dtype=np.float64)
-    groups = _slices_by_case(cases, len(counts))
-    value = metric(counts)
-    if len(groups) < 2:
+    parts = metric.parts(validated(counts))
+    if len(cases) != len(parts):
+        raise ValueError(f"cases must name the case of each of the {len(parts)} slices, got {len(cases)}.")
+    names, number_of = np.unique(np.asarray(cases), return_inverse=True)
+    value = float(metric.combine(parts.sum(0)))
+    if len(names) < 2:
         return Interval(value, float("nan"), float("nan"))
-    rng = np.random.default_rng(seed)
-    found = np.empty(resamples)
-    for row in range(resamples):
-        drawn = rng.integers(0, len(groups), len(groups))
-        found[row] = metric(counts[np.concatenate([groups[number] for number in drawn])])
+    per_case = np.zeros((len(names), parts.shape[1]))
+    np.add.at(per_case, number_of, parts)
+    # How often each case is drawn, per resample.
+    draws = np.random.default_rng(seed).multinomial(len(names), np.full(len(names), 1 / len(names)), resamples)
+    found = metric.combine(draws @ per_case)
     found = found[np.isfinite(found)]
     tail = 100 * (1 - confidence) / 2
     low, high = np.percentile(found, [tail, 100 - tail]) if len(found) else (np.nan, np.nan)
     return Interval(value, float(low), float(high))
-
-
-def _slices_by_case(cases: Sequence[str], expected: int) -> list[NDArray[np.int64]]:
-    if len(cases) != expected:
-        raise ValueError(f"cases must name the case of each of the {expected} slices, got {len(cases)}.")
-    names = np.asarray(cases)
-    return [np.flatnonzero(names == name) for name in sorted(set(cases))]
 
 
 @dataclass(frozen=True)
@@ -99,13 +95,6 @@ def holm(p_values: ArrayLike) -> NDArray[np.float64]:
     factors = len(order) - np.arange(len(order))
     adjusted[order] = np.minimum(np.maximum.accumulate(p[order] * factors), 1.0)
     return adjusted
-
-
-def failure_rate(dice: ArrayLike, threshold: float = 0.6) -> float:
-    """Share of the slices whose Dice is not above the threshold; NaN slices (nothing there) are left out."""
-    values = np.asarray(dice, dtype=np.float64)
-    values = values[np.isfinite(values)]
-    return float((values <= threshold).mean()) if len(values) else float("nan")
 
 
 def half_failure_level(levels: Sequence[float], rates: Sequence[float]) -> float:

@@ -55,14 +55,17 @@ class SegmentationObjective(Objective):
     def loss(self, logits: Tensor, y: Tensor) -> Tensor:
         """CE - soft Dice per slice, (N,), float32, both with weight 1: nnU-Net's own loss of a batch of one."""
         logits = logits.float()
-        reference, _ = self.reference(y)
         pixel, valid = self.pixel_loss(logits, y)
         cross_entropy = (pixel * valid[:, 0]).flatten(1).sum(1) / valid.flatten(1).sum(1).clamp_min(1)
-        probability = logits.sigmoid() if self.regions else logits.softmax(1)[:, 1:]
-        probability = probability * valid
+        return cross_entropy - self.soft_dice(logits, y).mean(1)
+
+    def soft_dice(self, logits: Tensor, y: Tensor) -> Tensor:
+        """Dice of the probabilities, (N, classes), smoothed as nnU-Net does it."""
+        reference, valid = self.reference(y)
+        probability = (logits.sigmoid() if self.regions else logits.softmax(1)[:, 1:]) * valid
         overlap = (probability * reference).flatten(2).sum(2)
         total = probability.flatten(2).sum(2) + reference.flatten(2).sum(2)
-        return cross_entropy - ((2 * overlap + 1e-5) / (total + 1e-5)).mean(1)
+        return (2 * overlap + 1e-5) / (total + 1e-5)
 
     def pixel_loss(self, logits: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """Cross-entropy of each pixel (N, H, W), and which pixels count, bool (N, 1, H, W)."""

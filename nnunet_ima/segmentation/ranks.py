@@ -1,4 +1,4 @@
-"""Several GPUs: what the processes of one training tell each other."""
+"""Several GPUs: what the processes of one training or evaluation tell each other."""
 
 from typing import TypeVar
 
@@ -7,14 +7,24 @@ import torch.distributed as dist
 T = TypeVar("T")
 
 
+def rank() -> int:
+    """The number of this process, 0 where there is only one."""
+    return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+
+
+def world_size() -> int:
+    """How many processes there are."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
 def gathered(value: T) -> list[T]:
     """`value` (picklable) of every rank, in the order of ranks; of this process alone where there is only one.
 
     All ranks must call it: IMA does so once per epoch and never within an attack, for a rank whose slices have all
     crossed is done sooner than the others.
     """
-    if not (dist.is_available() and dist.is_initialized()):
+    if world_size() == 1:
         return [value]
-    values: list[T | None] = [None] * dist.get_world_size()
+    values: list[T | None] = [None] * world_size()
     dist.all_gather_object(values, value)
     return values  # type: ignore[return-value]

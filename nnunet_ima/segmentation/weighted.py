@@ -59,3 +59,37 @@ class CosPGDObjective(SegmentationObjective):
 def _mean(pixel: Tensor, valid: Tensor) -> Tensor:
     """Mean of (N, H, W) over the pixels that count, (N,)."""
     return (pixel * valid[:, 0]).flatten(1).sum(1) / valid.flatten(1).sum(1).clamp_min(1)
+
+
+class VanishObjective(SegmentationObjective):
+    """Targeted: make one class vanish, whatever becomes of the others.
+
+    Climbs how far another answer leads over the class, mean over the pixels where the class still is; the worst point
+    is the one that leaves least of the class's true pixels.
+    """
+
+    target = 0
+
+    def making_vanish(self, target: int) -> "VanishObjective":
+        """The objective for the foreground class (or region) number `target`, from 0."""
+        aimed = copy(self)
+        aimed.target = target
+        return aimed
+
+    def loss(self, logits: Tensor, y: Tensor) -> Tensor:
+        """Mean lead of the best other answer over the class, (N,), float32."""
+        logits = logits.float()
+        if self.regions:
+            lead = -logits[:, self.target]
+        else:
+            channel = self.target + 1
+            others = torch.cat([logits[:, :channel], logits[:, channel + 1 :]], 1)
+            lead = others.amax(1) - logits[:, channel]
+        reference, valid = self.reference(y)
+        still = (reference | self.prediction(logits.detach()))[:, self.target] & valid[:, 0] & (lead.detach() < 1)
+        return (lead * still).flatten(1).sum(1) / lead[0].numel()
+
+    def badness(self, logits: Tensor, y: Tensor) -> Tensor:
+        """Minus the share of the class's true pixels that are still found; 0 where the slice has none."""
+        true_positive, _, false_negative = self.counts(logits, y)[:, self.target].float().unbind(1)
+        return -true_positive / (true_positive + false_negative).clamp_min(1)

@@ -4,11 +4,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from nnunet_ima.evaluation.metrics import average_dice_index, total_voxel_dice_index
+from nnunet_ima.evaluation.metrics import ADI, FAILURE_RATE, TVDI
 from nnunet_ima.evaluation.statistics import (
     area_under_curve,
     case_interval,
-    failure_rate,
     half_failure_level,
     holm,
     paired_difference,
@@ -29,7 +28,7 @@ def test_coverage_of_the_interval_is_what_it_says() -> None:
     hits = 0
     for study in range(200):
         counts, cases = _cases(rng, 40, 3, 0.1)
-        found = case_interval(average_dice_index, counts, cases, resamples=300, seed=study)
+        found = case_interval(ADI, counts, cases, resamples=300, seed=study)
         hits += found.low <= 0.6 <= found.high
     assert 0.89 <= hits / 200 <= 0.99
 
@@ -37,16 +36,14 @@ def test_coverage_of_the_interval_is_what_it_says() -> None:
 def test_slices_of_a_case_are_drawn_together() -> None:
     """Ten copies of each slice tell nothing new: the interval stays. Resampled slice by slice it would be narrower."""
     counts, cases = _cases(np.random.default_rng(1), 20, 1, 0.1)
-    one = case_interval(average_dice_index, counts, cases, resamples=2000)
-    ten = case_interval(
-        average_dice_index, counts.repeat(10, 0), [case for case in cases for _ in range(10)], resamples=2000
-    )
+    one = case_interval(ADI, counts, cases, resamples=2000)
+    ten = case_interval(ADI, counts.repeat(10, 0), [case for case in cases for _ in range(10)], resamples=2000)
     assert (one.low, one.high) == pytest.approx((ten.low, ten.high))
 
 
 def test_the_interval_is_that_of_the_t_distribution_where_it_should_be() -> None:
     counts, cases = _cases(np.random.default_rng(2), 200, 1, 0.05)
-    found = case_interval(average_dice_index, counts, cases, resamples=4000)
+    found = case_interval(ADI, counts, cases, resamples=4000)
     dice = 2 * counts[:, 0, 0] / counts[:, 0].dot([2, 1, 1])
     low, high = stats.t.interval(0.95, 199, dice.mean(), stats.sem(dice))
     assert found.value == pytest.approx(dice.mean())
@@ -55,19 +52,19 @@ def test_the_interval_is_that_of_the_t_distribution_where_it_should_be() -> None
 
 def test_the_same_seed_draws_the_same_cases() -> None:
     counts, cases = _cases(np.random.default_rng(3), 12, 2, 0.1)
-    first = case_interval(total_voxel_dice_index, counts, cases, resamples=200, seed=5)
-    assert first == case_interval(total_voxel_dice_index, counts, cases, resamples=200, seed=5)
-    assert first != case_interval(total_voxel_dice_index, counts, cases, resamples=200, seed=6)
+    first = case_interval(TVDI, counts, cases, resamples=200, seed=5)
+    assert first == case_interval(TVDI, counts, cases, resamples=200, seed=5)
+    assert first != case_interval(TVDI, counts, cases, resamples=200, seed=6)
 
 
 def test_a_single_case_has_no_interval() -> None:
-    found = case_interval(average_dice_index, [[[9, 1, 1]], [[5, 5, 5]]], ["a", "a"])
+    found = case_interval(ADI, [[[9, 1, 1]], [[5, 5, 5]]], ["a", "a"])
     assert found.value == pytest.approx(0.7) and np.isnan(found.low) and np.isnan(found.high)
 
 
 def test_every_slice_needs_a_case() -> None:
     with pytest.raises(ValueError, match="each of the 2 slices, got 1"):
-        case_interval(average_dice_index, [[[9, 1, 1]], [[5, 5, 5]]], ["a"])
+        case_interval(ADI, [[[9, 1, 1]], [[5, 5, 5]]], ["a"])
 
 
 def test_identical_models_do_not_differ() -> None:
@@ -104,8 +101,24 @@ def test_holm_by_hand() -> None:
 
 
 def test_failures_are_slices_not_above_the_threshold() -> None:
-    assert failure_rate([0.6, 0.61, 0.2, np.nan]) == pytest.approx(2 / 3)
-    assert np.isnan(failure_rate([np.nan]))
+    """Dice 0.6, above it, below it, and a slice without any class."""
+    assert FAILURE_RATE([[[6, 4, 4]], [[7, 4, 4]], [[2, 8, 8]], [[0, 0, 0]]]) == pytest.approx(2 / 3)
+    assert np.isnan(FAILURE_RATE([[[0, 0, 0]]]))
+
+
+def test_resampled_sums_are_the_figures_of_the_drawn_slices() -> None:
+    """Against a loop that draws the cases and computes the metric anew."""
+    rng = np.random.default_rng(7)
+    counts = rng.integers(0, 50, (30, 2, 3))
+    cases = [f"case{number % 9}" for number in range(30)]
+    draws = np.random.default_rng(0).multinomial(9, np.full(9, 1 / 9), 50)
+    for metric in (TVDI, ADI, FAILURE_RATE):
+        slow = [
+            metric(np.concatenate([counts[number::9] for number in range(9) for _ in range(drawn[number])]))
+            for drawn in draws
+        ]
+        found = case_interval(metric, counts, cases, resamples=50)
+        assert (found.low, found.high) == pytest.approx(tuple(np.percentile(slow, [2.5, 97.5])))
 
 
 @pytest.mark.parametrize(

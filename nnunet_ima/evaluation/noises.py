@@ -1,0 +1,222 @@
+"""Every kind of noise an evaluation knows, by name: attacks, random noise as their control, and corruptions."""
+
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from nnunet_ima.attacks import apgd, ball, pgd, spsa, square
+from nnunet_ima.attacks.apgd import SCHEDULE
+from nnunet_ima.attacks.ball import Norm
+from nnunet_ima.attacks.frozen import Model
+from nnunet_ima.attacks.precision import autocast, native_bfloat16
+from nnunet_ima.attacks.worst import Worst, scores
+from nnunet_ima.segmentation.dice import SegmentationObjective
+from nnunet_ima.segmentation.ensemble import STRONG
+from nnunet_ima.segmentation.weighted import CosPGDObjective, SegPGDObjective, VanishObjective
+
+Family = Literal["attack", "control", "corruption"]
+
+
+@dataclass(frozen=True)
+class Target:
+    """What is attacked: a network from slices to logits, and the labels its references have. surrogate: the network
+    of another model, for transfer."""
+
+    network: Model
+    labels: Any
+    surrogate: Model | None = None
+
+    def objective(self, kind: type[SegmentationObjective] = SegmentationObjective) -> SegmentationObjective:
+        return kind.of(self.labels)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What attacks are told. Levels are in units of `norm`; every kind of attack reads what it has a use for.
+
+    steps: of gradient attacks; strong_steps: of each member of the ensemble (SEA: 300); queries: forwards of Square;
+    spsa_samples: forwards per estimate of SPSA (paper: 2048), spsa_steps: its steps; vanish: number of the foreground
+    class that should vanish, from 0; restarts: random starts, of which the worst point counts.
+    """
+
+    norm: Norm = "l2"
+    steps: int = 100
+    alpha: float = 4.0
+    restarts: int = 1
+    strong_steps: int = 300
+    queries: int = 1000
+    spsa_samples: int = 2048
+    spsa_steps: int = 20
+    vanish: int | None = None
+    seed: int = 0
+
+
+Draws = Sequence[torch.Generator]
+Make = Callable[[Target, Tensor, Tensor, float, Draws], Tensor]
+
+
+@dataclass(frozen=True)
+class Noise:
+    """A kind of noise. make: (target, x, y, level, one generator per slice) -> noisy slices, shape of `x`.
+
+    settings: what makes it the same noise when it is made again. cost: forwards per slice and level, about.
+    """
+
+    name: str
+    family: Family
+    make: Make
+    settings: dict[str, Any] = field(default_factory=dict)
+    cost: float = 1.0
+
+    def __call__(self, target: Target, x: Tensor, y: Tensor, level: float, seeds: Sequence[str]) -> Tensor:
+        """seeds: one text per slice, from which its random numbers come: a slice's noise depends on it alone."""
+        draws = [torch.Generator().manual_seed(zlib.crc32(f"{seed} {level!r}".encode())) for seed in seeds]
+        return self.make(target, x, y, level, draws)
+
+
+def _climbing(
+    kind: type[SegmentationObjective], settings: Settings, target: Target, x: Tensor, y: Tensor, level: float,
+    draws: Draws, *, random_start: bool = True,
+) -> Tensor:  # fmt: skip
+    """PGD on the loss of `kind`, in reduced precision where the device computes it natively; of several random starts
+    the worst point."""
+    network = target.surrogate or target.network
+    objective = target.objective(kind)
+    if isinstance(objective, VanishObjective):
+        objective = objective.making_vanish(settings.vanish or 0)
+    attack = partial(
+        pgd, network, x, y, level, objective=objective, norm=settings.norm, steps=settings.steps, alpha=settings.alpha,
+        random_start=random_start, generator=draws,
+    )  # fmt: skip
+    with autocast(x.device, native_bfloat16(x.device)):
+        if settings.restarts == 1:
+            return attack()
+        worst = Worst(x)
+        everyone = torch.arange(len(x), device=x.device)
+        for _ in range(settings.restarts):
+            point = attack()
+            with torch.no_grad():
+                worst.update(everyone, point, scores(objective, network(point), y))
+        return worst.point
+
+
+def _auto(settings: Settings, target: Target, x: Tensor, y: Tensor, level: float, draws: Draws) -> Tensor:
+    with autocast(x.device, native_bfloat16(x.device)):
+        return apgd(
+            target.network, x, y, level, objective=target.objective(), norm=settings.norm, steps=settings.steps,
+            generator=draws,
+        )  # fmt: skip
+
+
+def _strong(settings: Settings, target: Target, x: Tensor, y: Tensor, level: float, draws: Draws) -> Tensor:
+    """SEA: Auto-PGD on each loss of `STRONG` with shrinking radius, per slice the point of lowest Dice over all. A
+    slice whose Dice is 0 already is not attacked further."""
+    worst, dice = Worst(x), target.objective()
+    left = torch.arange(len(x), device=x.device)
+    for kind in STRONG.values():
+        point = x.clone()
+        with autocast(x.device, native_bfloat16(x.device)):
+            point[left] = apgd(
+                target.network, x[left], y[left], level, objective=target.objective(kind), norm=settings.norm,
+                steps=settings.strong_steps, schedule=SCHEDULE, generator=[draws[row] for row in left.tolist()],
+            )  # fmt: skip
+        with torch.no_grad():
+            worst.update(left, point[left], scores(dice, target.network(point[left]), y[left]))
+        left = left[worst.score[left, 0] < dice.worst]
+        if len(left) == 0 or level == 0:
+            break
+    return worst.point
+
+
+def _square(settings: Settings, target: Target, x: Tensor, y: Tensor, level: float, draws: Draws) -> Tensor:
+    return square(
+        target.network, x, y, level, objective=target.objective(), norm=settings.norm, steps=settings.queries,
+        generator=draws,
+    )  # fmt: skip
+
+
+def _spsa(settings: Settings, target: Target, x: Tensor, y: Tensor, level: float, draws: Draws) -> Tensor:
+    return spsa(
+        target.network, x, y, level, objective=target.objective(), norm=settings.norm, steps=settings.spsa_steps,
+        alpha=settings.alpha, samples=settings.spsa_samples, generator=draws,
+    )  # fmt: skip
+
+
+def _random(settings: Settings, target: Target, x: Tensor, y: Tensor, level: float, draws: Draws) -> Tensor:
+    return x + level * ball.random_direction(x, draws, settings.norm)
+
+
+def _transfer(settings: Settings, target: Target, x: Tensor, y: Tensor, level: float, draws: Draws) -> Tensor:
+    """PGD on the surrogate alone: its own worst point, whatever it does to the target."""
+    if target.surrogate is None:
+        raise ValueError("transfer needs a surrogate.")
+    return _climbing(SegmentationObjective, settings, target, x, y, level, draws)
+
+
+_PLAIN = ("norm", "steps", "alpha", "restarts", "seed")
+_BLACK_BOX = ("norm", "seed")
+
+
+def random_noise(settings: Settings) -> Noise:
+    """White noise of exactly the norm of the level: what every attack must beat."""
+    return Noise("random", "control", partial(_random, settings), _told(settings, _BLACK_BOX))
+
+
+def attack(name: str, settings: Settings) -> Noise:
+    """The attack of `ATTACKS` of this name. I-FGSM starts at the slice itself; FGSM is its single step of full length.
+
+    KeyError for another name.
+    """
+    return ATTACKS[name](name, settings)
+
+
+def _told(settings: Settings, names: Sequence[str]) -> dict[str, Any]:
+    everything = asdict(settings)
+    return {name: everything[name] for name in names}
+
+
+def _pgd_like(kind: type[SegmentationObjective], name: str, settings: Settings) -> Noise:
+    told = (*_PLAIN, "vanish") if kind is VanishObjective else _PLAIN
+    # A surrogate is there for transfer alone: the other attacks see their own target.
+    make = partial(_on_the_target, partial(_climbing, kind, settings))
+    return Noise(name, "attack", make, _told(settings, told), 2.0 * settings.steps * settings.restarts)
+
+
+def _on_the_target(make: Make, target: Target, x: Tensor, y: Tensor, level: float, draws: Draws) -> Tensor:
+    return make(replace(target, surrogate=None), x, y, level, draws)
+
+
+def _from_the_slice(name: str, settings: Settings) -> Noise:
+    if name == "fgsm":
+        settings = replace(settings, steps=1, alpha=1.0)
+    settings = replace(settings, restarts=1)
+    make = partial(_on_the_target, partial(_climbing, SegmentationObjective, settings, random_start=False))
+    return Noise(name, "attack", make, _told(settings, _PLAIN), 2.0 * settings.steps)
+
+
+def _made(make: Callable[..., Tensor], told: Sequence[str], cost: Callable[[Settings], float]) -> Any:
+    return lambda name, settings: Noise(name, "attack", partial(make, settings), _told(settings, told), cost(settings))
+
+
+ATTACKS: dict[str, Callable[[str, Settings], Noise]] = {
+    "pgd": partial(_pgd_like, SegmentationObjective),
+    "segpgd": partial(_pgd_like, SegPGDObjective),
+    "cospgd": partial(_pgd_like, CosPGDObjective),
+    "ifgsm": _from_the_slice,
+    "fgsm": _from_the_slice,
+    "apgd": _made(_auto, ("norm", "steps", "seed"), lambda settings: 2.0 * settings.steps),
+    "strong": _made(_strong, ("norm", "strong_steps", "seed"), lambda settings: 8.0 * settings.strong_steps),
+    "square": _made(_square, (*_BLACK_BOX, "queries"), lambda settings: settings.queries),
+    "spsa": _made(
+        _spsa, (*_BLACK_BOX, "alpha", "spsa_samples", "spsa_steps"),
+        lambda settings: settings.spsa_samples * settings.spsa_steps,
+    ),
+    "transfer": _made(_transfer, _PLAIN, lambda settings: 2.0 * settings.steps * settings.restarts),
+    "vanish": partial(_pgd_like, VanishObjective),
+}  # fmt: skip
+"""Attacks by the name `--attack` takes."""

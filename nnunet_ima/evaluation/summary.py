@@ -1,0 +1,166 @@
+"""The figures of one model: what a sweep counted, with intervals, by noise, level, class, case and size."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nnunet_ima.evaluation.metrics import ADI, FAILURE_RATE, TVDI, dice_index, dice_left_out, mean_dice, slice_dice
+from nnunet_ima.evaluation.models import TrainedModel
+from nnunet_ima.evaluation.robustness import Found, Sweep
+from nnunet_ima.evaluation.statistics import area_under_curve, case_interval, half_failure_level
+
+METRICS = {"tvdi": TVDI, "adi": ADI}
+QUARTILES = 4
+
+
+def summarise(
+    model: TrainedModel, found: Sweep, classes: Sequence[str], pixels: int, units: float = math.nan, unit: str = ""
+) -> dict[str, Any]:
+    """All figures in percent; None stands for what is not defined. The first attack of the sweep is the main one.
+
+    levels: TVDI, ADI and share of failing slices (Dice not above 60 %) per noise level under the main attack, with
+        95 % intervals over cases, and under "..._noise" the same for random noise of that norm.
+    others, corruptions: the same figures by the name of the noise.
+    pixels: C*H*W of the patch. units: original intensity units (`unit`) per SD, NaN where unknown.
+    """
+    cases = [case for case, _ in found.slices]
+    main = next(one for one in found.found.values() if one.noise.family == "attack")
+    levels = [_level(main, row, cases, classes, pixels, units) for row in range(len(main.levels))]
+    control = found.found.get("random")
+    for row, level in enumerate(levels):
+        for key, metric in METRICS.items():
+            level[f"{key}_noise"] = percent(metric(control.counts[row])) if control else None
+    rates = [FAILURE_RATE(counts) for counts in main.counts]
+    return {
+        "dataset": model.dataset,
+        "trainer": model.trainer,
+        "plans": model.plans,
+        "configuration": model.configuration,
+        "fold": model.fold,
+        "checkpoint": model.checkpoint,
+        "classes": list(classes),
+        "cases": len(set(cases)),
+        "slices": len(found.slices),
+        "attack": main.noise.name,
+        "norm": main.noise.settings["norm"],
+        "unit": unit if math.isfinite(units) else None,
+        "levels": levels,
+        "half_failure_level": finite(half_failure_level(main.levels, rates)),
+        "adi_area": finite(area_under_curve(main.levels, [number(level["adi"]) for level in levels])),
+        "others": _others(found, main, cases, classes, pixels, units),
+        "corruptions": _corruptions(found, cases, classes),
+        "size_quartiles": size_quartiles(main.counts),
+        "adi_per_case": adi_per_case(main.counts, cases),
+        "dice_per_case": dice_per_case(main.counts, cases, classes),
+    }
+
+
+def _level(
+    found: Found, row: int, cases: Sequence[str], classes: Sequence[str], pixels: int, units: float
+) -> dict[str, Any]:
+    """The figures of one noise level."""
+    counts, level = found.counts[row], found.levels[row]
+    rms = level if found.noise.settings.get("norm") == "linf" else level / math.sqrt(pixels)
+    return {
+        "noise": level,
+        "rms_per_pixel": rms,
+        "rms_in_units": finite(rms * units),
+        **_figures(counts, cases),
+        "tvdi_per_class": {
+            name: percent(value)
+            for name, value in zip(classes, dice_index(counts.sum(0).astype(float)), strict=True)
+        },
+        "dice_left_out": dice_left_out(counts),
+    }  # fmt: skip
+
+
+def _figures(counts: NDArray[np.int64], cases: Sequence[str]) -> dict[str, Any]:
+    figures: dict[str, Any] = {}
+    for key, metric in (*METRICS.items(), ("failed", FAILURE_RATE)):
+        interval = case_interval(metric, counts, cases)
+        figures[key] = percent(interval.value)
+        figures[f"{key}_interval"] = [percent(interval.low), percent(interval.high)]
+    return figures
+
+
+def _others(
+    found: Sweep, main: Found, cases: Sequence[str], classes: Sequence[str], pixels: int, units: float
+) -> dict[str, Any]:
+    """The other attacks, and random noise."""
+    return {
+        name: {
+            "family": one.noise.family,
+            "levels": [_level(one, row, cases, classes, pixels, units) for row in range(len(one.levels))],
+        }
+        for name, one in found.found.items()
+        if one is not main and one.noise.family != "corruption"
+    }
+
+
+def _corruptions(found: Sweep, cases: Sequence[str], classes: Sequence[str]) -> dict[str, Any]:
+    """Per corruption its amounts, and per severity the figures and the mean L2 norm of what it changed."""
+    result = {}
+    for name, one in found.found.items():
+        if one.noise.family == "corruption":
+            rows = [
+                {"severity": level, "mean_norm": float(one.norms[row].mean()), **_figures(one.counts[row], cases)}
+                for row, level in enumerate(one.levels)
+            ]
+            result[name] = {**one.noise.settings, "levels": rows}
+    return result
+
+
+def adi_per_case(counts: NDArray[np.int64], cases: Sequence[str]) -> dict[str, list[float | None]]:
+    """ADI in percent of each case alone, per noise level: what models are compared by."""
+    names = np.asarray(cases)
+    return {case: [percent(ADI(level[names == case])) for level in counts] for case in sorted(set(cases))}
+
+
+def dice_per_case(
+    counts: NDArray[np.int64], cases: Sequence[str], classes: Sequence[str]
+) -> dict[str, dict[str, list[float | None]]]:
+    """By class and case: the mean Dice of the slices in percent, per noise level."""
+    names = np.asarray(cases)
+    dice = dice_index(counts.astype(float))
+    return {
+        name: {
+            case: [percent(float(mean_dice(level[names == case, column]))) for level in dice]
+            for case in sorted(set(cases))
+        }
+        for column, name in enumerate(classes)
+    }
+
+
+def size_quartiles(counts: NDArray[np.int64]) -> list[dict[str, Any]]:
+    """ADI per noise level of the slices in quarters by the size of their structures (pixels of the reference, all
+    classes): small structures break first, which a mean hides."""
+    sizes = counts[0, :, :, [0, 2]].sum((0, 2))
+    order = np.argsort(sizes, kind="stable")
+    return [
+        {
+            "pixels": [int(sizes[rows[0]]), int(sizes[rows[-1]])],
+            "slices": len(rows),
+            "adi": [percent(ADI(level[rows])) for level in counts],
+        }
+        for rows in np.array_split(order, min(QUARTILES, len(order)))
+    ]
+
+
+def per_slice_dice(found: Found) -> NDArray[np.float64]:
+    """(levels, slices), class means; NaN for a slice without any class."""
+    return np.stack([slice_dice(counts) for counts in found.counts])
+
+
+def number(value: float | None) -> float:
+    return math.nan if value is None else value
+
+
+def finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def percent(value: float) -> float | None:
+    return None if math.isnan(value) else round(100 * float(value), 4)

@@ -1,0 +1,190 @@
+"""Whole volumes under attack: predicted by nnU-Net's own predictor, and saved to be scrolled through in a viewer."""
+
+import shutil
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import SimpleITK
+import torch
+from acvl_utils.cropping_and_padding.bounding_boxes import insert_crop_into_image
+from acvl_utils.cropping_and_padding.padding import pad_nd_image
+from nnunetv2.evaluation.evaluate_predictions import compute_metrics_on_folder
+from nnunetv2.inference.export_prediction import convert_predicted_logits_to_segmentation_with_correct_shape
+from numpy.typing import NDArray
+from torch import Tensor
+from tqdm import tqdm
+
+from nnunet_ima.errors import UserError
+from nnunet_ima.evaluation.cases import Cases
+from nnunet_ima.evaluation.intensities import original_units
+from nnunet_ima.evaluation.noises import Noise
+from nnunet_ima.evaluation.robustness import Sweep
+from nnunet_ima.evaluation.running import Subject
+from nnunet_ima.evaluation.slices import Slice
+from nnunet_ima.files import replacing
+
+Array = NDArray[np.float32]
+
+
+class KeptNoise:
+    """The perturbations of one attack on disk, one file per level and batch, until the volumes are made of them."""
+
+    def __init__(self, folder: Path, attack: str) -> None:
+        self.folder, self.attack = folder / "noise", attack
+
+    def _file(self, level: float, batch: int) -> Path:
+        return self.folder / f"{self.attack}_{level:g}_{batch}.npz"
+
+    def wants(self, noise: Noise, level: float, batch: int) -> bool:
+        return noise.name == self.attack and level > 0 and not self._file(level, batch).is_file()
+
+    def store(self, noise: Noise, level: float, batch: int, slices: Sequence[Slice], delta: Tensor) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with replacing(self._file(level, batch)) as path:
+            np.savez(path, cases=[item.case for item in slices], numbers=[item.number for item in slices],
+                     delta=delta.numpy())  # fmt: skip
+
+    def of_case(self, case: str, level: float) -> dict[int, Array]:
+        """The perturbation (C, H, W) of each attacked slice of a case, padded as the slice was."""
+        found: dict[int, Array] = {}
+        for file in self.folder.glob(f"{self.attack}_{level:g}_*.npz"):
+            with np.load(file) as content:
+                for row in np.flatnonzero(content["cases"] == case):
+                    found[int(content["numbers"][row])] = content["delta"][row]
+        return found
+
+    def remove(self) -> None:
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def predict_volumes(subject: Subject, found: Sweep, keep: KeptNoise, folder: Path, save: bool) -> list[dict[str, Any]]:
+    """Per noise level nnU-Net's own figures of the whole cases, mirroring and tiles as in its validation: at noise 0
+    those of its validation/summary.json. Only the slices that count are noisy.
+
+    folder/noise_LEVEL/ gets nnU-Net's summary.json; with `save` also the predictions and, in images/, the noisy images
+    in the geometry of the originals, ready for a viewer. UserError where a raw file is missing.
+    """
+    main = next(one for one in found.found.values() if one.noise.family == "attack")
+    cases = sorted({case for case, _ in found.slices})
+    _check_files(subject.cases, cases, save)
+    units = {case: _units(subject, case) for case in cases} if save else {}
+    result = []
+    bar = tqdm(total=len(main.levels) * len(cases), unit="volume", desc="Volumes", dynamic_ncols=True)
+    for level in main.levels:
+        target = folder / f"noise_{level:g}"
+        shutil.rmtree(target, ignore_errors=True)
+        target.mkdir(parents=True)
+        with tempfile.TemporaryDirectory() as scratch:
+            predictions = target if save else Path(scratch)
+            for case in cases:
+                _predict(subject, case, keep.of_case(case, level), predictions)
+                if save:
+                    _save_images(subject, case, keep.of_case(case, level), units[case], target / "images")
+                bar.update()
+            result.append({"noise": level, **_summary(subject, cases, predictions, target / "summary.json")})
+    bar.close()
+    keep.remove()
+    return result
+
+
+def _check_files(cases: Cases, names: Sequence[str], save: bool) -> None:
+    for case in names:
+        if cases.reference(case) is None:
+            raise UserError(f"--volumes: the reference of case {case} is missing in nnU-Net's gt_segmentations folder.")
+        if save and cases.images(case) is None:
+            raise UserError(
+                f"--save-volumes: the raw images of case {case} are missing; set nnUNet_raw, or use -i, -gt."
+            )
+
+
+def _units(subject: Subject, case: str) -> list[float]:
+    plans, configuration = subject.predictor.plans_manager, subject.predictor.configuration_manager
+    found = original_units(plans, configuration, subject.cases.images(case), subject.cases.reference(case))
+    if not np.isfinite(found).all():
+        raise UserError(
+            f"--save-volumes: nnU-Net normalises case {case} in a way that cannot be undone; use --volumes instead."
+        )
+    return found
+
+
+def _noise_volume(subject: Subject, shape: tuple[int, ...], noise: dict[int, Array]) -> Array:
+    """The perturbation of a whole preprocessed case, (C, Z, H, W): zero where no slice was attacked."""
+    volume = np.zeros(shape, dtype=np.float32)
+    patch = tuple(subject.predictor.configuration_manager.patch_size)
+    _, inside = pad_nd_image(volume[:, 0], patch, "constant", {"constant_values": 0}, True)
+    for number, delta in noise.items():
+        volume[:, number] = delta[tuple(inside)]
+    return volume
+
+
+def _predict(subject: Subject, case: str, noise: dict[int, Array], folder: Path) -> None:
+    """nnU-Net's prediction of a noisy case in its original geometry."""
+    predictor = subject.predictor
+    data, _, _, properties = subject.cases.load_case(case)
+    data = np.asarray(data[:], dtype=np.float32)
+    volume = torch.from_numpy(data + _noise_volume(subject, data.shape, noise))
+    predictor.use_mirroring, before = True, predictor.use_mirroring
+    try:
+        logits = predictor.predict_sliding_window_return_logits(volume).cpu()
+    finally:
+        predictor.use_mirroring = before
+    segmentation = convert_predicted_logits_to_segmentation_with_correct_shape(
+        logits, predictor.plans_manager, predictor.configuration_manager, predictor.label_manager, properties
+    )
+    reader = predictor.plans_manager.image_reader_writer_class()
+    reader.write_seg(segmentation, str(folder / f"{case}{predictor.dataset_json['file_ending']}"), properties)
+
+
+def _summary(subject: Subject, cases: Sequence[str], predictions: Path, file: Path) -> dict[str, Any]:
+    """nnU-Net's summary of a folder of predictions, and its foreground mean of Dice in percent."""
+    predictor, labels = subject.predictor, subject.predictor.label_manager
+    reference = subject.cases.reference(cases[0])
+    assert reference is not None
+    found = compute_metrics_on_folder(
+        str(reference.parent), str(predictions), str(file), predictor.plans_manager.image_reader_writer_class(),
+        predictor.dataset_json["file_ending"], labels.foreground_regions if labels.has_regions else
+        labels.foreground_labels, labels.ignore_label, num_processes=1,
+    )  # fmt: skip
+    return {"foreground_dice": round(100 * float(found["foreground_mean"]["Dice"]), 4), "cases": len(cases)}
+
+
+def _save_images(subject: Subject, case: str, noise: dict[int, Array], units: Sequence[float], folder: Path) -> None:
+    """The raw images plus the noise in their own units and geometry, one file per channel as nnU-Net names them."""
+    predictor = subject.predictor
+    data, _, _, properties = subject.cases.load_case(case)
+    files = subject.cases.images(case)
+    assert files is not None
+    raw, _ = predictor.plans_manager.image_reader_writer_class().read_images([str(file) for file in files])
+    delta = _in_original_geometry(predictor, _noise_volume(subject, tuple(data.shape), noise), properties)
+    folder.mkdir(exist_ok=True)
+    for channel, (image, change, unit) in enumerate(zip(raw, delta, units, strict=True)):
+        noisy = image.astype(np.float32) + np.float32(unit) * change
+        written = SimpleITK.GetImageFromArray(noisy)
+        _copy_geometry(files[min(channel, len(files) - 1)], written)
+        SimpleITK.WriteImage(written, str(folder / f"{case}_{channel:04d}.nii.gz"))
+
+
+def _in_original_geometry(predictor: Any, delta: Array, properties: dict[str, Any]) -> Array:
+    """nnU-Net's preprocessing backwards: resampled, put back where it was cropped, transposed back."""
+    plans, configuration = predictor.plans_manager, predictor.configuration_manager
+    spacing = [properties["spacing"][axis] for axis in plans.transpose_forward]
+    shape = properties["shape_after_cropping_and_before_resampling"]
+    current = (
+        configuration.spacing if len(configuration.spacing) == len(shape) else [spacing[0], *configuration.spacing]
+    )
+    resampled = np.asarray(configuration.resampling_fn_data(delta, shape, current, spacing), dtype=np.float32)
+    whole = np.zeros((len(delta), *properties["shape_before_cropping"]), dtype=np.float32)
+    for channel, image in enumerate(resampled):
+        whole[channel] = insert_crop_into_image(whole[channel], image, properties["bbox_used_for_cropping"])
+    back: Array = whole.transpose([0, *[axis + 1 for axis in plans.transpose_backward]])
+    return back
+
+
+def _copy_geometry(file: Path, image: Any) -> None:
+    """Spacing, origin and direction of the raw file, where it has the same size; else (natural images) none."""
+    raw = SimpleITK.ReadImage(str(file))
+    if raw.GetSize() == image.GetSize():
+        image.CopyInformation(raw)
