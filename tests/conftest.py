@@ -5,20 +5,23 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from nnunet_ima.segmentation.finding import make_trainers_findable
+from nnunet_ima.segmentation.finding import DISCOVERY, make_trainers_findable
 
 EXAMPLES = Path(__file__).parents[1] / "data_examples"
 DATASET = "Dataset902_PhantomHeart"
 CASES = 6
+IMA = "nnUNetTrainerIMA__nnUNetPlansIMA__2d"
+PLAIN = "nnUNetTrainerPlain__nnUNetPlansIMA__2d"
 
 
-LONGEST = ("test_scenarios", "test_workflow", "test_export", "test_checks", "test_pretrained")
+LONGEST = ("test_scenarios", "test_workflow", "test_evaluation", "test_export", "test_checks", "test_pretrained")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -96,6 +99,28 @@ def in_process(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> Workspa
     monkeypatch.setenv("nnUNet_extTrainer", "")
     make_trainers_findable()
     return workspace
+
+
+def train(workspace: Workspace, trainer: str, *flags: str) -> None:
+    workspace.run(
+        "nnUNetv2_train", "D902", "2d", "0", "-tr", trainer, "-p", "nnUNetPlansIMA", "-device", "cpu", *flags,
+        nnUNet_extTrainer=str(DISCOVERY),
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def trained(workspace: Workspace) -> Iterator[Workspace]:
+    """Plain and IMA models, trained for a moment; with a threshold of 0 slices are attacked from the start."""
+    # Other tests have trained models of this data set, too.
+    shutil.rmtree(workspace.results, ignore_errors=True)
+    workspace.run(
+        "nnunet-ima-plan", "-d", "D902", "--noise-max", "5", "--margin-step", "1", "--threshold", "0",
+        "--epochs", "2", "--iterations", "3", "--val-iterations", "1", "--steps", "4", "--batch-size", "4",
+    )  # fmt: skip
+    train(workspace, "nnUNetTrainerIMA")
+    train(workspace, "nnUNetTrainerPlain")
+    yield workspace
+    shutil.rmtree(workspace.results)
 
 
 def _copy_cases(target: Path) -> None:

@@ -3,40 +3,12 @@
 import csv
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
 import torch
 
-from nnunet_ima.evaluation.metrics import average_dice_index, total_voxel_dice_index
 from nnunet_ima.segmentation.finding import DISCOVERY
-from tests.conftest import Workspace
-
-IMA = "nnUNetTrainerIMA__nnUNetPlansIMA__2d"
-PLAIN = "nnUNetTrainerPlain__nnUNetPlansIMA__2d"
-
-
-def _train(workspace: Workspace, trainer: str, *flags: str) -> None:
-    workspace.run(
-        "nnUNetv2_train", "D902", "2d", "0", "-tr", trainer, "-p", "nnUNetPlansIMA", "-device", "cpu", *flags,
-        nnUNet_extTrainer=str(DISCOVERY),
-    )  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def trained(workspace: Workspace) -> Iterator[Workspace]:
-    """Plain and IMA models, trained for a moment; with a threshold of 0 slices are attacked from the start."""
-    # Other tests have trained models of this data set, too.
-    shutil.rmtree(workspace.results, ignore_errors=True)
-    workspace.run(
-        "nnunet-ima-plan", "-d", "D902", "--noise-max", "5", "--margin-step", "1", "--threshold", "0",
-        "--epochs", "2", "--iterations", "3", "--val-iterations", "1", "--steps", "4", "--batch-size", "4",
-    )  # fmt: skip
-    _train(workspace, "nnUNetTrainerIMA")
-    _train(workspace, "nnUNetTrainerPlain")
-    yield workspace
-    shutil.rmtree(workspace.results)
+from tests.conftest import IMA, PLAIN, Workspace, train
 
 
 def test_training_leaves_what_nnunet_leaves_and_the_margins(trained: Workspace) -> None:
@@ -66,7 +38,7 @@ def test_training_continues_with_the_margins_of_the_checkpoint(trained: Workspac
     try:
         # One epoch more than it has: no slice is correct at this threshold, so the margins must not move at all.
         plans_file.write_text(json.dumps(plans | {"ima": plans["ima"] | {"epochs": 3, "threshold": 1}}))
-        _train(trained, "nnUNetTrainerIMA", "--c")
+        train(trained, "nnUNetTrainerIMA", "--c")
         after = torch.load(fold / "checkpoint_final.pth", weights_only=False)
         rows = list(csv.DictReader((fold / "margins.csv").open()))
     finally:
@@ -87,39 +59,6 @@ def test_evaluation_alone_compares_the_models_trained_last(trained: Workspace) -
         assert [level["noise"] for level in model["levels"]] == [0, 1, 4]
         for level in model["levels"]:
             assert f"{level['adi']:.2f}" in done.stdout and f"{level['tvdi']:.2f}" in done.stdout
-
-
-def test_slices_csv_gives_the_figures_of_the_table_again(trained: Workspace) -> None:
-    trained.run(
-        "nnunet-ima-eval", "--noise", "2", "-d", "902", "-tr", "nnUNetTrainerIMA", "-device", "cpu", "--steps", "2"
-    )
-    folder = trained.results / IMA / "fold_0" / "robustness"
-    levels = {
-        level["noise"]: level for level in json.loads((folder / "results.json").read_text())["models"][0]["levels"]
-    }
-    counts: dict[float, dict[tuple[str, str], list[list[int]]]] = {0: {}, 2: {}}
-    for row in csv.DictReader((folder / "slices.csv").open()):
-        if row["kind"] != "attack":
-            continue
-        slice_counts = counts[float(row["noise"])].setdefault((row["case"], row["slice"]), [])
-        slice_counts.append([int(row["tp"]), int(row["fp"]), int(row["fn"])])
-        assert float(row["perturbation_norm"]) <= float(row["noise"]) * (1 + 1e-5)
-    for noise, slices in counts.items():
-        rows = list(slices.values())
-        assert levels[noise]["tvdi"] == pytest.approx(100 * total_voxel_dice_index(rows), abs=1e-3)
-        assert levels[noise]["adi"] == pytest.approx(100 * average_dice_index(rows), abs=1e-3)
-
-
-@pytest.mark.parametrize(("attack", "steps"), [("fgsm", 1), ("cospgd", 2)])
-def test_another_attack_has_a_folder_of_its_own(trained: Workspace, attack: str, steps: int) -> None:
-    trained.run(
-        "nnunet-ima-eval", "--noise", "2", "-d", "902", "-tr", "nnUNetTrainerIMA", "-device", "cpu", "--attack", attack,
-        "--steps", "2",
-    )  # fmt: skip
-    content = json.loads((trained.results / IMA / "fold_0" / "robustness" / attack / "results.json").read_text())
-    assert content["attack"]["name"] == attack and content["attack"]["steps"] == steps
-    clean, noisy = content["models"][0]["levels"]
-    assert noisy["adi"] <= noisy["adi_noise"] <= clean["adi"] + 5
 
 
 def test_an_output_folder_that_cannot_be_written_is_said_first(trained: Workspace, tmp_path: Path) -> None:

@@ -74,7 +74,7 @@ def nnunet_folder(variable: str) -> Path:
 
 
 def device_name(wanted: str | None) -> str:
-    """The device to compute on, all cores used if it is the CPU. None: cuda if there is one, else cpu.
+    """The device to compute on, all cores used if it is the CPU (or OMP_NUM_THREADS of them). None: cuda if there is one, else cpu.
 
     UserError if torch cannot use the device wanted.
     """
@@ -85,6 +85,6 @@ def device_name(wanted: str | None) -> str:
         raise UserError("-device cuda: this machine has no usable CUDA device; use -device cpu.")
     if name == "mps" and not torch.backends.mps.is_available():
         raise UserError("-device mps: this machine has no usable MPS device; use -device cpu.")
-    if name == "cpu":
+    if name == "cpu" and not os.environ.get("OMP_NUM_THREADS"):
         torch.set_num_threads(os.cpu_count() or 1)
     return name

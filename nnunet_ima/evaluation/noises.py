@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from nnunet_ima.attacks import apgd, ball, pgd, spsa, square
 from nnunet_ima.attacks.apgd import SCHEDULE
@@ -30,6 +30,12 @@ class Target:
     network: Model
     labels: Any
     surrogate: Model | None = None
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network is; the CPU for one without parameters."""
+        parameters = self.network.parameters() if isinstance(self.network, nn.Module) else iter(())
+        return next((parameter.device for parameter in parameters), torch.device("cpu"))
 
     def objective(self, kind: type[SegmentationObjective] = SegmentationObjective) -> SegmentationObjective:
         return kind.of(self.labels)

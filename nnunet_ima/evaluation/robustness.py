@@ -9,7 +9,7 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
 from nnunet_ima.attacks import ball
@@ -154,9 +154,8 @@ def within_memory(attack: Callable[[Sequence[Slice]], R], batch: Sequence[Slice]
 
 def stacked(target: Target, batch: Sequence[Slice]) -> tuple[Tensor, Tensor, list[str]]:
     """Images and references of a batch on the target's device, and the name of each slice."""
-    device = next(target.network.parameters()).device if isinstance(target.network, nn.Module) else torch.device("cpu")
-    x = torch.stack([item.image for item in batch]).to(device)
-    y = torch.stack([item.reference for item in batch]).to(device)
+    x = torch.stack([item.image for item in batch]).to(target.device)
+    y = torch.stack([item.reference for item in batch]).to(target.device)
     return x, y, [f"{item.case} {item.number}" for item in batch]
 
 

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from nnunet_ima.evaluation.statistics import area_under_curve, case_interval, ha
 
 METRICS = {"tvdi": TVDI, "adi": ADI}
 QUARTILES = 4
+WORST = "worst of all"
 
 
 def summarise(
@@ -89,15 +91,29 @@ def _figures(counts: NDArray[np.int64], cases: Sequence[str]) -> dict[str, Any]:
 def _others(
     found: Sweep, main: Found, cases: Sequence[str], classes: Sequence[str], pixels: int, units: float
 ) -> dict[str, Any]:
-    """The other attacks, and random noise."""
+    """The other attacks, the worst of all, and random noise."""
+    attacks = [one for one in found.found.values() if one.noise.family == "attack"]
+    others = [one for one in found.found.values() if one is not main and one.noise.family != "corruption"]
+    if len(attacks) > 1:
+        others.insert(len(attacks) - 1, worst_of(attacks))
     return {
-        name: {
+        one.noise.name: {
             "family": one.noise.family,
             "levels": [_level(one, row, cases, classes, pixels, units) for row in range(len(one.levels))],
         }
-        for name, one in found.found.items()
-        if one is not main and one.noise.family != "corruption"
+        for one in others
     }
+
+
+def worst_of(attacks: Sequence[Found]) -> Found:
+    """Per slice and level what the attack left that left the lowest Dice: a slice is as robust as its worst attack."""
+    dice = np.stack([per_slice_dice(one) for one in attacks])
+    chosen = np.argmin(np.nan_to_num(dice, nan=0.0), axis=0)
+    rows, columns = np.indices(chosen.shape)
+    counts = np.stack([one.counts for one in attacks])[chosen, rows, columns]
+    norms = np.stack([one.norms for one in attacks])[chosen, rows, columns]
+    noise = replace(attacks[0].noise, name=WORST)
+    return Found(noise, attacks[0].levels, counts, norms)
 
 
 def _corruptions(found: Sweep, cases: Sequence[str], classes: Sequence[str]) -> dict[str, Any]:

@@ -13,15 +13,15 @@ from nnunet_ima.files import replacing
 
 @pytest.mark.parametrize(
     ("text", "levels"),
-    [("5", [5.0]), ("5,15,25", [5.0, 15.0, 25.0]), ("25, 5 ,15", [5.0, 15.0, 25.0]), ("0,0.5,0", [0.0, 0.5])],
+    [("5", [5.0]), ("5,15,25", [5.0, 15.0, 25.0]), ("5 , 15,25", [5.0, 15.0, 25.0]), ("0,0.5", [0.0, 0.5])],
 )
-def test_noise_levels_are_sorted_numbers_each_once(text: str, levels: list[float]) -> None:
+def test_noise_levels_are_numbers(text: str, levels: list[float]) -> None:
     assert noise_levels(text) == levels
 
 
-@pytest.mark.parametrize("text", ["", "5,,15", "5;15", "five", "5,nan", "inf", "-1,5", "5,"])
+@pytest.mark.parametrize("text", ["", "5,,15", "5;15", "five", "5,nan", "inf", "-1,5", "5,", "5,1", "5,5"])
 def test_noise_levels_refuse_what_is_no_level(text: str) -> None:
-    with pytest.raises(argparse.ArgumentTypeError, match=f"must be .*'{text}'"):
+    with pytest.raises(argparse.ArgumentTypeError, match=f"must .*'{text}'"):
         noise_levels(text)
 
 

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from nnunet_ima.errors import UserError
 from nnunet_ima.segmentation.finding import DISCOVERY
 from tests.conftest import Workspace
 
@@ -17,6 +18,8 @@ without_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="needs a mach
         ("5,,15", "must be numbers separated by commas"),
         ("-5", "must be finite and not negative"),
         ("inf", "must be finite and not negative"),
+        ("15,5", "must ascend without repeats, got '15,5': write 5,15"),
+        ("5,5,15", "must ascend without repeats, got '5,5,15': write 5,15"),
     ],
 )
 def test_bad_noise_levels_are_bad_usage(
@@ -28,6 +31,40 @@ def test_bad_noise_levels_are_bad_usage(
         parser().parse_args([f"--noise={noise}"])
     assert exit_.value.code == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--attack", "pgd,deepfool"], "must be among pgd, segpgd"),
+        (["--attack", ","], "got ','"),
+        (["--corruptions", "snow"], "must be among white, gaussian"),
+        (["--norm", "l1"], "invalid choice: 'l1'"),
+    ],
+)
+def test_unknown_noises_are_bad_usage(flags: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    from nnunet_ima.cli.eval import parser
+
+    with pytest.raises(SystemExit) as exit_:
+        parser().parse_args(["--noise", "5", *flags])
+    assert exit_.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["-i", "images"], "-i and -gt go together"),
+        (["--attack", "vanish"], "name the class that should disappear"),
+        (["--vanish", "heart"], "--attack vanish and --vanish CLASS go together"),
+        (["--transfer-from", "nnUNetTrainer"], "is for --attack transfer"),
+    ],
+)
+def test_flags_that_do_not_go_together(in_process: Workspace, flags: list[str], message: str) -> None:
+    from nnunet_ima.cli.eval import evaluate
+
+    with pytest.raises(UserError, match=message):
+        evaluate(["--noise", "5", "-device", "cpu", *flags])
 
 
 def test_the_command_itself_exits_with_2_for_bad_usage(workspace: Workspace) -> None:

@@ -14,10 +14,10 @@ from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_ima.errors import UserError
-from nnunet_ima.evaluation.intensities import _slope, original_units, root_mean_square
+from nnunet_ima.evaluation.intensities import _slope, original_units, raw_files, root_mean_square
 from nnunet_ima.evaluation.preview import _magnification, _shown, _slices, preview
 from nnunet_ima.segmentation.plain_trainer import nnUNetTrainerPlain
-from tests.conftest import Workspace
+from tests.conftest import DATASET, Workspace
 from tests.segmentation.trainers import build
 
 
@@ -38,7 +38,7 @@ def test_units_are_those_by_which_nnunet_divided(in_process: Workspace) -> None:
     """Difference of the extremes of the raw image over that of the preprocessed one, which is not resampled here."""
     manager = PlansManager(in_process.plans())
     configuration = manager.get_configuration("2d")
-    units = original_units(manager, configuration, _dataset_json(in_process), "phantom_001")
+    units = original_units(manager, configuration, *raw_files(DATASET, _dataset_json(in_process), "phantom_001"))
     folder = str(in_process.preprocessed / configuration.data_identifier)
     normalised = np.asarray(infer_dataset_class(folder)(folder, ["phantom_001"]).load_case("phantom_001")[0][:])
     raw, _ = manager.image_reader_writer_class().read_images(
@@ -67,7 +67,7 @@ def test_units_are_right_where_nnunet_normalises_within_a_mask(in_process: Works
     raw = np.asarray(nibabel.load(image).dataobj)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("nnUNet_raw", str(tmp_path / "raw"))
-        units = original_units(manager, configuration, _dataset_json(in_process), "phantom_001")
+        units = original_units(manager, configuration, *raw_files(DATASET, _dataset_json(in_process), "phantom_001"))
     inside = data[0][seg[0] >= 0]
     assert units == [pytest.approx(np.ptp(raw) / np.ptp(inside), rel=1e-3)]
 
@@ -83,7 +83,8 @@ def _fill_corner(file: Path, side: int, value: int) -> None:
 def test_units_are_unknown_without_the_raw_images(in_process: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("nnUNet_raw", str(in_process.folder / "nowhere"))
     manager = PlansManager(in_process.plans())
-    assert math.isnan(original_units(manager, manager.get_configuration("2d"), _dataset_json(in_process), "x")[0])
+    assert raw_files(DATASET, _dataset_json(in_process), "x") == (None, None)
+    assert math.isnan(original_units(manager, manager.get_configuration("2d"), None, None)[0])
 
 
 def test_clipped_ends_do_not_count_and_curves_have_no_unit() -> None:

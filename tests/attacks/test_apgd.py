@@ -1,0 +1,80 @@
+"""Auto-PGD against closed forms, and its schedule."""
+
+import pytest
+import torch
+
+from nnunet_ima.attacks import ball, pgd
+from nnunet_ima.attacks.apgd import SCHEDULE, _lengths, apgd, checkpoints
+from nnunet_ima.attacks.objective import CrossEntropy, Margin
+from tests.models import Counting, Curved, at_distances, generators, linear_model
+
+SHAPE = (1, 4, 4)
+
+
+@pytest.mark.parametrize("norm", ["l2", "linf"])
+@pytest.mark.parametrize("schedule", [((1.0, 1.0),), SCHEDULE])
+def test_on_a_linear_model_it_finds_the_steepest_point_of_the_ball(norm: ball.Norm, schedule: tuple) -> None:
+    model = linear_model(SHAPE)
+    x = at_distances(model, SHAPE, [0.5, 2.0, 1.0], norm)
+    radius = torch.tensor([0.4, 1.0, 2.5])
+    y = model.label(x)
+    found = apgd(model, x, y, radius, objective=Margin(), norm=norm, steps=30, schedule=schedule, random_start=False)
+    unit = ball.direction(model.weight.view(SHAPE).expand_as(x), norm)
+    best = x - ball.broadcast(radius * (2 * y - 1), x) * unit
+    torch.testing.assert_close(model.score(found), model.score(best), rtol=1e-4, atol=1e-4)
+    assert (ball.size(found - x, norm) <= radius * (1 + 1e-5)).all()
+    assert (model.label(found) != y).tolist() == [False, False, True]
+
+
+def test_it_looks_back_ever_more_often() -> None:
+    """By hand: 0.22, then intervals 0.19, 0.16, ... not below 0.06."""
+    assert checkpoints(100) == [22, 41, 57, 70, 80, 87, 93, 99]
+
+
+@pytest.mark.parametrize(("steps", "lengths"), [(100, [30, 30, 40]), (10, [3, 3, 4]), (1, [1, 1, 1])])
+def test_phases_share_the_steps(steps: int, lengths: list[int]) -> None:
+    assert _lengths(steps, SCHEDULE) == lengths
+
+
+def test_it_is_no_weaker_than_pgd_on_a_curved_model() -> None:
+    model = Curved(16)
+    x = torch.randn(32, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+    y = model(x).argmax(1)
+    losses = [
+        CrossEntropy().loss(model(attack(model, x, y, 1.0, steps=40, random_start=False)), y).mean().item()
+        for attack in (pgd, apgd)
+    ]
+    assert losses[1] >= losses[0] * 0.999
+
+
+def test_a_sample_does_not_depend_on_its_batch_mates() -> None:
+    model = Curved(16)
+    x = torch.randn(5, 1, 4, 4, generator=torch.Generator().manual_seed(1))
+    y = model(x).argmax(1)
+    together = apgd(model, x, y, 0.7, steps=20, schedule=SCHEDULE, generator=generators([1, 2, 3, 4, 5]))
+    alone = apgd(model, x[3:4], y[3:4], 0.7, steps=20, schedule=SCHEDULE, generator=generators([4]))
+    torch.testing.assert_close(together[3:4], alone, rtol=1e-3, atol=1e-3)
+
+
+def test_noise_level_zero_changes_nothing_and_asks_nothing() -> None:
+    model = Counting(Curved(16))
+    x = torch.randn(3, 1, 4, 4)
+    assert torch.equal(apgd(model, x, torch.zeros(3, dtype=torch.long), 0.0), x)
+    assert model.samples == 0
+
+
+def test_bounds_hold() -> None:
+    model = Curved(16)
+    x = torch.rand(4, 1, 4, 4)
+    found = apgd(model, x, model(x).argmax(1), 2.0, bounds=(0.0, 1.0), steps=10)
+    assert found.min() >= 0 and found.max() <= 1
+
+
+def test_bad_arguments_are_named() -> None:
+    x, y = torch.zeros(1, 1, 4, 4), torch.zeros(1, dtype=torch.long)
+    with pytest.raises(ValueError, match="schedule must end with the radius 1"):
+        apgd(Curved(16), x, y, 1.0, schedule=((2.0, 1.0),))
+    with pytest.raises(ValueError, match="steps must be at least 1"):
+        apgd(Curved(16), x, y, 1.0, steps=0)
+    with pytest.raises(ValueError, match="norm must be"):
+        apgd(Curved(16), x, y, 1.0, norm="l1")  # type: ignore[arg-type]
