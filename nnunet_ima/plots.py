@@ -1,11 +1,36 @@
 """Figures in one plain style, written as a whole."""
 
+import base64
+import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from nnunet_ima.files import replacing
+
+FORMATS = ("png", "svg")
+
+
+def new_figure(width: float, height: float) -> Any:
+    """An empty figure of so many inches."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def png(figure: Any) -> str:
+    """A figure as base64, for an HTML file that needs nothing beside it."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110)
+    return base64.b64encode(buffer.getvalue()).decode()
+
+
+def save(figure: Any, folder: Path, name: str) -> None:
+    """`folder`/`name`.png and .svg."""
+    for suffix in FORMATS:
+        with replacing(folder / f"{name}.{suffix}") as path:
+            figure.savefig(path, dpi=110)
 
 
 @contextmanager

@@ -85,7 +85,7 @@ def test_killed_at_any_moment_it_continues_and_ends_with_the_same(ready: Workspa
     undisturbed = _evaluated(tmp_path / "undisturbed", *flags)
     other = tmp_path / "killed"
     journal = other / f"{IMA}__fold_0" / "journal" / "rank0.jsonl"
-    command = [Path(sys.executable).with_name("nnunet-ima-eval"), *HEART, "-o", str(other), *flags]
+    command = [str(Path(sys.executable).with_name("nnunet-ima-eval")), *HEART, "-o", str(other), *flags]
     lengths = []
     for lines in (2, 9):
         process = subprocess.Popen(command, env=ready.environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -175,7 +175,9 @@ def test_raw_cases_that_do_not_fit_are_refused(ready: Workspace, raw: tuple[Path
 
 def test_whole_volumes_without_noise_are_nnunets_validation(ready: Workspace, tmp_path: Path) -> None:
     """nnU-Net's own summary.json to the last digit; images are the originals plus noise of the level, in geometry."""
-    content = _evaluated(tmp_path, "--noise", "3", "--steps", "5", "--slices", "all", "--save-volumes")
+    content = _evaluated(
+        tmp_path, "--noise", "3", "--steps", "5", "--slices", "all", "--save-volumes", "--surface", "2"
+    )
     folder = tmp_path / f"{IMA}__fold_0" / "volumes"
     ours, theirs = (
         json.loads(file.read_text())
@@ -188,6 +190,9 @@ def test_whole_volumes_without_noise_are_nnunets_validation(ready: Workspace, tm
     assert content["models"][0]["volumes"][0]["foreground_dice"] == pytest.approx(
         100 * theirs["foreground_mean"]["Dice"], abs=1e-3
     )
+    volumes = content["models"][0]["volumes"]
+    assert 0 <= volumes[1]["nsd"] <= volumes[0]["nsd"] <= 100 and volumes[0]["tolerance_mm"] == 2
+    assert "Whole cases predicted by nnU-Net itself" in (folder.parent / "report.html").read_text()
     case = ours["metric_per_case"][0]["prediction_file"].split("/")[-1][:-7]
     original = nibabel.load(ready.folder / "raw" / DATASET / "imagesTr" / f"{case}_0000.nii.gz")
     clean, noisy = (nibabel.load(folder / f"noise_{level}" / "images" / f"{case}_0000.nii.gz") for level in (0, 3))

@@ -74,7 +74,7 @@ def nnunet_folder(variable: str) -> Path:
 
 
 def device_name(wanted: str | None) -> str:
-    """The device to compute on, all cores used if it is the CPU (or OMP_NUM_THREADS of them). None: cuda if there is one, else cpu.
+    """The device to compute on. None: cuda if there is one, else cpu, with all cores or OMP_NUM_THREADS of them.
 
     UserError if torch cannot use the device wanted.
     """

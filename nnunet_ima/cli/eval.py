@@ -86,6 +86,8 @@ def _add_output(group: Any) -> None:
                        help="[OPTIONAL] predict whole volumes under attack with nnU-Net's own predictor")  # fmt: skip
     group.add_argument("--save-volumes", action="store_true",
                        help="[OPTIONAL] the same, and keep noisy images and predictions for a viewer")  # fmt: skip
+    group.add_argument("--surface", type=float, metavar="MM",
+                       help="[OPTIONAL] with --volumes: NSD at this tolerance, and HD95")  # fmt: skip
     group.add_argument("-o", type=Path, metavar="FOLDER",
                        help="[OPTIONAL] write here instead of robustness/ beside each model")  # fmt: skip
     group.add_argument("--overwrite", action="store_true", help="[OPTIONAL] replace the results of another run")
@@ -128,6 +130,8 @@ def _check(args: argparse.Namespace) -> None:
         raise UserError("-i and -gt go together: images need references, and references images.")
     if ("vanish" in args.attack) != (args.vanish is not None):
         raise UserError("--attack vanish and --vanish CLASS go together: name the class that should disappear.")
+    if args.surface is not None and not (args.surface >= 0 and (args.volumes or args.save_volumes)):
+        raise UserError(f"--surface {args.surface:g} must be a tolerance of 0 mm or more, together with --volumes.")
     if args.transfer_from and "transfer" not in args.attack:
         raise UserError(f"--transfer-from {args.transfer_from} is for --attack transfer: add it, or leave this out.")
 
@@ -193,7 +197,7 @@ def _evaluate_one(model: Any, surrogate: Any, preprocessed: Path | None, device:
     if args.audit:
         summary["audit"] = audit(subject, found, choice.batch_size)
     if keep is not None:
-        summary["volumes"] = predict_volumes(subject, found, keep, own / "volumes", args.save_volumes)
+        summary["volumes"] = predict_volumes(subject, found, keep, own / "volumes", args.save_volumes, args.surface)
     evaluated = (subject, summary, found, pictures(subject, found), margins_picture(model.fold_folder))
     _write([evaluated], own, args)
     return evaluated
@@ -214,7 +218,7 @@ def _choice(args: argparse.Namespace) -> Any:
 def _write(evaluated: list[Any], folder: Path, args: argparse.Namespace) -> None:
     """results.json, slices.csv (of a single model), the curves and the report."""
     from nnunet_ima.evaluation.html import write_report
-    from nnunet_ima.evaluation.report import plot_curves, results, write_results, write_slices
+    from nnunet_ima.evaluation.report import results, write_results, write_slices
     from nnunet_ima.evaluation.running import circumstances, rank_device, repeatable
 
     subjects, summaries, sweeps, shown, margins = zip(*evaluated, strict=True)
@@ -225,7 +229,6 @@ def _write(evaluated: list[Any], folder: Path, args: argparse.Namespace) -> None
     write_results(folder, content)
     if len(evaluated) == 1:
         write_slices(folder, sweeps[0], subjects[0].classes)
-    plot_curves(folder, summaries)
     write_report(folder, content, shown, margins)
 
 

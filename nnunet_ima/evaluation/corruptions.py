@@ -98,7 +98,7 @@ CORRUPTIONS: dict[str, tuple[Corrupt, tuple[float, ...], str]] = {
     "bias-field": (partial(_torchio, _bias), (0.1, 0.2, 0.3, 0.4, 0.5), "bias field, TorchIO's coefficients"),
     "ghosting": (partial(_torchio, _ghosting), (0.2, 0.4, 0.6, 0.8, 1.0), "ghosting, TorchIO's intensity"),
     "motion": (partial(_torchio, _motion), (1.0, 2.0, 4.0, 6.0, 8.0), "motion, degrees and pixels"),
-    "spike": (partial(_torchio, _spike), (0.1, 0.2, 0.4, 0.7, 1.0), "a spike in k-space, TorchIO's intensity"),
+    "spike": (partial(_torchio, _spike), (0.5, 1.0, 2.0, 3.0, 5.0), "a spike in k-space, TorchIO's intensity"),
 }
 """Per name: the function, its amount at the severities 1 to 5, and the amount's meaning."""
 NEED_TORCHIO = ("bias-field", "ghosting", "motion", "spike")

@@ -1,7 +1,6 @@
 """Slices to look at: worst, median and best under attack, clean and noisy, with the contours of what is found."""
 
 import base64
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from nnunet_ima.evaluation.noises import Noise
 from nnunet_ima.evaluation.robustness import Found, Sweep, stacked
 from nnunet_ima.evaluation.running import Subject
 from nnunet_ima.evaluation.slices import Slice
+from nnunet_ima.plots import new_figure
 
 MAGNIFICATION = 10
 COLORS = {"reference": "#1b7837", "clean": "#2166ac", "noisy": "#d6604d"}
@@ -24,10 +24,11 @@ COLORS = {"reference": "#1b7837", "clean": "#2166ac", "noisy": "#d6604d"}
 
 @dataclass(frozen=True)
 class Picture:
-    """title: which slice this is; png: the picture, base64."""
+    """name: Worst, Median or Best; title: which slice this is; figure: matplotlib's."""
 
+    name: str
     title: str
-    png: str
+    figure: Any
 
 
 def pictures(subject: Subject, found: Sweep) -> tuple[float, list[Picture]]:
@@ -69,45 +70,34 @@ def _picture(subject: Subject, noise: Noise, level: float, item: Slice, name: st
     dice = [float(slice_dice(objective.counts(output, y).cpu().numpy())[0]) for output in outputs]
     title = f"{name}: {item.case}, slice {item.number}. Dice {dice[0]:.2f} clean, {dice[1]:.2f} under attack."
     images = x[0, 0].cpu().numpy(), noisy[0, 0].cpu().numpy()
-    return Picture(title, _drawn(images, reference, found))
+    return Picture(name, title, _drawn(images, reference, found))
 
 
 def _drawn(
     images: Sequence[NDArray[np.float32]], reference: NDArray[np.bool_], found: Sequence[NDArray[np.bool_]]
-) -> str:
+) -> Any:
     """Clean and noisy slice, 10 x their difference, and the contours of reference, clean and noisy result."""
-    import matplotlib.style
-    from matplotlib.figure import Figure
-
     clean, noisy = images
     low, high = (float(value) for value in np.percentile(clean, [0.5, 99.5]))
     limit = (high - low) / 2
-    with matplotlib.style.context("default"):
-        height, width = clean.shape
-        figure = Figure(figsize=(9.6, 2.4 * height / width + 0.3), layout="constrained")
-        panels = figure.subplots(1, 4)
-        for axes, title, image in zip(panels, ("clean", "noisy", f"difference x {MAGNIFICATION}", "contours"),
-                                      (clean, noisy, MAGNIFICATION * (noisy - clean), clean), strict=True):  # fmt: skip
-            window = (-limit, limit) if title.startswith("difference") else (low, high)
-            axes.imshow(image, cmap="gray", vmin=window[0], vmax=window[1])
-            axes.set_title(title, fontsize=9)
-            axes.axis("off")
-        for (name, color), mask in zip(COLORS.items(), (reference, *found), strict=True):
-            _contours(panels[3], mask, color, "dashed" if name == "reference" else "solid")
-        return png(figure)
+    height, width = clean.shape
+    figure = new_figure(9.6, 2.4 * height / width + 0.3)
+    panels = figure.subplots(1, 4)
+    for axes, title, image in zip(panels, ("clean", "noisy", f"difference x {MAGNIFICATION}", "contours"),
+                                  (clean, noisy, MAGNIFICATION * (noisy - clean), clean), strict=True):  # fmt: skip
+        window = (-limit, limit) if title.startswith("difference") else (low, high)
+        axes.imshow(image, cmap="gray", vmin=window[0], vmax=window[1])
+        axes.set_title(title, fontsize=9)
+        axes.axis("off")
+    for (name, color), mask in zip(COLORS.items(), (reference, *found), strict=True):
+        _contours(panels[3], mask, color, "dashed" if name == "reference" else "solid")
+    return figure
 
 
 def _contours(axes: Any, masks: NDArray[np.bool_], color: str, style: str) -> None:
     for mask in masks:
         if mask.any() and not mask.all():
             axes.contour(mask, [0.5], colors=color, linewidths=1.2, linestyles=style)
-
-
-def png(figure: Any) -> str:
-    """A matplotlib figure as base64, for an HTML file that needs nothing beside it."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110)
-    return base64.b64encode(buffer.getvalue()).decode()
 
 
 def margins_picture(fold: Path) -> str | None:

@@ -1,4 +1,4 @@
-"""What the noise sweep found: the table on the terminal, `results.json`, `slices.csv` and the curves."""
+"""What the noise sweep found: the table on the terminal, `results.json` and `slices.csv`."""
 
 import csv
 import json
@@ -9,14 +9,12 @@ from typing import Any
 
 from nnunet_ima.evaluation.comparison import MEAN, compare
 from nnunet_ima.evaluation.robustness import Sweep
-from nnunet_ima.evaluation.summary import METRICS, number
+from nnunet_ima.evaluation.summary import METRICS
 from nnunet_ima.files import replacing
-from nnunet_ima.plots import two_panels
 
 FIGURES = (("tvdi", "TVDI (%): Dice of all voxels"), ("adi", "ADI (%): mean Dice of the slices"))
 FAILED = ("failed", "Slices that fail (%): Dice of 60 % or less")
 CELL = 12
-PLOT_FORMATS = ("png", "svg")
 
 
 def results(models: Sequence[dict[str, Any]], settings: dict[str, Any], run: dict[str, Any]) -> dict[str, Any]:
@@ -50,34 +48,6 @@ def write_slices(folder: Path, found: Sweep, classes: Sequence[str]) -> None:
                     head = [case, index, one.noise.name, one.noise.family, f"{level:g}"]
                     for name, counts in zip(classes, one.counts[row, column].tolist(), strict=True):
                         writer.writerow([*head, name, *counts, f"{one.norms[row, column]:.6g}"])
-
-
-def plot_curves(folder: Path, models: Sequence[dict[str, Any]]) -> None:
-    """`robustness.png` and `.svg`: TVDI and ADI against the noise level, one line per model, bands for the 95 %
-    intervals, dotted lines for random noise of the same norm, dashed ones for other attacks."""
-    for suffix in PLOT_FORMATS:
-        with two_panels(folder / f"robustness.{suffix}", sharey=True) as panels:
-            for axes, (key, title) in zip(panels, FIGURES, strict=True):
-                for name, model in zip(names(models), models, strict=True):
-                    _plot_model(axes, key, name, model)
-                unit = "L2 norm, SD" if models[0]["norm"] == "l2" else "largest change of a pixel, SD"
-                axes.set(xlabel=f"noise level ({unit}); dotted: random noise", title=title, ylim=(0, 100))
-                axes.grid(alpha=0.3)
-            panels[0].figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
-
-
-def _plot_model(axes: Any, key: str, name: str, model: dict[str, Any]) -> None:
-    noise = [level["noise"] for level in model["levels"]]
-    line = axes.plot(noise, [number(level[key]) for level in model["levels"]], marker="o", label=name)
-    color = line[0].get_color()
-    low, high = zip(*(map(number, level[f"{key}_interval"]) for level in model["levels"]), strict=True)
-    axes.fill_between(noise, low, high, color=color, alpha=0.15, linewidth=0)
-    styles = iter(("--", "-.", (0, (1, 3)), (0, (5, 5)), (0, (3, 1, 1, 1))))
-    for other, found in model["others"].items():
-        style = ":" if found["family"] == "control" else next(styles, "--")
-        label = None if found["family"] == "control" else f"{name}: {other}"
-        values = [number(level[key]) for level in found["levels"]]
-        axes.plot([level["noise"] for level in found["levels"]], values, color=color, linestyle=style, label=label)
 
 
 def names(models: Sequence[dict[str, Any]]) -> list[str]:

@@ -21,7 +21,6 @@ from nnunet_ima.evaluation.intensities import original_units, unit_name
 from nnunet_ima.evaluation.journal import Journal, file_digest
 from nnunet_ima.evaluation.models import TrainedModel, load_predictor
 from nnunet_ima.evaluation.noises import Noise, Settings, Target, attack, random_noise
-from nnunet_ima.evaluation.report import plot_curves, results, table, write_results, write_slices
 from nnunet_ima.evaluation.robustness import Sweep, sweep, target_of
 from nnunet_ima.evaluation.slices import Slice, SliceChoice, choose_cases, held_out_cases, load_slices
 from nnunet_ima.evaluation.summary import summarise
@@ -216,13 +215,3 @@ def circumstances(device: torch.device, seconds: float) -> dict[str, Any]:
         "device": f"{device.type} ({name})",
         "seconds": round(seconds, 1),
     }
-
-
-def write_model(folder: Path, content: dict[str, Any], found: Sweep) -> None:
-    """`results.json`, `slices.csv` and the curves of one model."""
-    write_results(folder, content)
-    write_slices(folder, found, content["models"][0]["classes"])
-    plot_curves(folder, content["models"])
-
-
-__all__ = ["Choice", "Subject", "evaluate", "open_journal", "plan", "prepare", "results", "table", "write_model"]

@@ -11,7 +11,7 @@ import SimpleITK
 import torch
 from acvl_utils.cropping_and_padding.bounding_boxes import insert_crop_into_image
 from acvl_utils.cropping_and_padding.padding import pad_nd_image
-from nnunetv2.evaluation.evaluate_predictions import compute_metrics_on_folder
+from nnunetv2.evaluation.evaluate_predictions import compute_metrics_on_folder, region_or_label_to_mask
 from nnunetv2.inference.export_prediction import convert_predicted_logits_to_segmentation_with_correct_shape
 from numpy.typing import NDArray
 from torch import Tensor
@@ -20,10 +20,13 @@ from tqdm import tqdm
 from nnunet_ima.errors import UserError
 from nnunet_ima.evaluation.cases import Cases
 from nnunet_ima.evaluation.intensities import original_units
+from nnunet_ima.evaluation.metrics import mean_dice
 from nnunet_ima.evaluation.noises import Noise
 from nnunet_ima.evaluation.robustness import Sweep
 from nnunet_ima.evaluation.running import Subject
 from nnunet_ima.evaluation.slices import Slice
+from nnunet_ima.evaluation.summary import finite
+from nnunet_ima.evaluation.surface import surface_figures
 from nnunet_ima.files import replacing
 
 Array = NDArray[np.float32]
@@ -60,12 +63,15 @@ class KeptNoise:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
-def predict_volumes(subject: Subject, found: Sweep, keep: KeptNoise, folder: Path, save: bool) -> list[dict[str, Any]]:
+def predict_volumes(
+    subject: Subject, found: Sweep, keep: KeptNoise, folder: Path, save: bool, tolerance: float | None = None
+) -> list[dict[str, Any]]:
     """Per noise level nnU-Net's own figures of the whole cases, mirroring and tiles as in its validation: at noise 0
     those of its validation/summary.json. Only the slices that count are noisy.
 
     folder/noise_LEVEL/ gets nnU-Net's summary.json; with `save` also the predictions and, in images/, the noisy images
-    in the geometry of the originals, ready for a viewer. UserError where a raw file is missing.
+    in the geometry of the originals, ready for a viewer. tolerance (mm): NSD and HD95 as well. UserError where a raw
+    file is missing.
     """
     main = next(one for one in found.found.values() if one.noise.family == "attack")
     cases = sorted({case for case, _ in found.slices})
@@ -84,7 +90,10 @@ def predict_volumes(subject: Subject, found: Sweep, keep: KeptNoise, folder: Pat
                 if save:
                     _save_images(subject, case, keep.of_case(case, level), units[case], target / "images")
                 bar.update()
-            result.append({"noise": level, **_summary(subject, cases, predictions, target / "summary.json")})
+            figures = _summary(subject, cases, predictions, target / "summary.json")
+            if tolerance is not None:
+                figures |= _surfaces(subject, cases, predictions, tolerance)
+            result.append({"noise": level, **figures})
     bar.close()
     keep.remove()
     return result
@@ -149,6 +158,31 @@ def _summary(subject: Subject, cases: Sequence[str], predictions: Path, file: Pa
         labels.foreground_labels, labels.ignore_label, num_processes=1,
     )  # fmt: skip
     return {"foreground_dice": round(100 * float(found["foreground_mean"]["Dice"]), 4), "cases": len(cases)}
+
+
+def _surfaces(subject: Subject, cases: Sequence[str], predictions: Path, tolerance: float) -> dict[str, Any]:
+    """NSD in percent and HD95 in mm: means over cases of each structure, and of the structures."""
+    predictor, labels = subject.predictor, subject.predictor.label_manager
+    reader = predictor.plans_manager.image_reader_writer_class()
+    foreground = labels.foreground_regions if labels.has_regions else labels.foreground_labels
+    found = np.full((len(cases), len(foreground), 2), np.nan)
+    for row, case in enumerate(cases):
+        (truth, properties), (guess, _) = (
+            reader.read_seg(str(file))
+            for file in (subject.cases.reference(case), predictions / f"{case}{predictor.dataset_json['file_ending']}")
+        )
+        for column, label in enumerate(foreground):
+            masks = (region_or_label_to_mask(segmentation[0], label) for segmentation in (truth, guess))
+            figures = surface_figures(*masks, properties["spacing"], tolerance)
+            found[row, column] = 100 * figures.nsd, figures.hd95
+    means = mean_dice(found, axis=0)
+    return {
+        "tolerance_mm": tolerance,
+        "nsd": finite(float(mean_dice(means[:, 0]))),
+        "hd95_mm": finite(float(mean_dice(means[:, 1]))),
+        "hd95_left_out": int(np.isnan(found[..., 1]).sum()),
+        "nsd_per_class": {name: finite(float(value)) for name, value in zip(subject.classes, means[:, 0], strict=True)},
+    }
 
 
 def _save_images(subject: Subject, case: str, noise: dict[int, Array], units: Sequence[float], folder: Path) -> None:

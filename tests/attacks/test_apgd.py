@@ -13,7 +13,9 @@ SHAPE = (1, 4, 4)
 
 @pytest.mark.parametrize("norm", ["l2", "linf"])
 @pytest.mark.parametrize("schedule", [((1.0, 1.0),), SCHEDULE])
-def test_on_a_linear_model_it_finds_the_steepest_point_of_the_ball(norm: ball.Norm, schedule: tuple) -> None:
+def test_on_a_linear_model_it_finds_the_steepest_point_of_the_ball(
+    norm: ball.Norm, schedule: tuple[tuple[float, float], ...]
+) -> None:
     model = linear_model(SHAPE)
     x = at_distances(model, SHAPE, [0.5, 2.0, 1.0], norm)
     radius = torch.tensor([0.4, 1.0, 2.5])

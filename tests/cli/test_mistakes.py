@@ -57,6 +57,7 @@ def test_unknown_noises_are_bad_usage(flags: list[str], message: str, capsys: py
         (["-i", "images"], "-i and -gt go together"),
         (["--attack", "vanish"], "name the class that should disappear"),
         (["--vanish", "heart"], "--attack vanish and --vanish CLASS go together"),
+        (["--surface", "2"], "together with --volumes"),
         (["--transfer-from", "nnUNetTrainer"], "is for --attack transfer"),
     ],
 )

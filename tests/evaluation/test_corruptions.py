@@ -58,7 +58,7 @@ def test_white_and_gaussian_noise_have_the_amplitude_they_say() -> None:
 def test_poisson_noise_grows_with_the_root_of_the_signal() -> None:
     """100 photons at the brightest pixel: variance = signal / 100 there, a quarter of that at a quarter of it."""
     x = torch.cat([torch.full((1, 1, 200, 200), value) for value in (0.0, 0.25, 1.0)], 3)
-    parts = _noisy("poisson", 3, x).split(200, 3)
+    parts = torch.split(_noisy("poisson", 3, x), 200, 3)
     assert parts[0].std() == 0
     assert parts[1].std().item() == pytest.approx((0.25 / 100) ** 0.5, rel=0.03)
     assert parts[2].std().item() == pytest.approx((1 / 100) ** 0.5, rel=0.03)
@@ -67,7 +67,7 @@ def test_poisson_noise_grows_with_the_root_of_the_signal() -> None:
 def test_rician_noise_lifts_what_is_dark() -> None:
     """Its mean where there is no signal is sigma * sqrt(pi / 2) (Rayleigh); far above it, it is Gaussian."""
     x = torch.cat([torch.zeros(1, 1, 200, 200), torch.full((1, 1, 200, 200), 50.0)], 3)
-    dark, bright = _noisy("rician", 3, x).split(200, 3)
+    dark, bright = torch.split(_noisy("rician", 3, x), 200, 3)
     assert dark.mean().item() == pytest.approx(0.2 * (torch.pi / 2) ** 0.5, rel=0.02)
     assert bright.std().item() == pytest.approx(0.2, rel=0.02)
 

@@ -17,11 +17,12 @@ from nnunet_ima.evaluation.metrics import ADI, average_dice_index, slice_dice, t
 from nnunet_ima.evaluation.models import TrainedModel
 from nnunet_ima.evaluation.noises import Noise, Settings, attack, random_noise
 from nnunet_ima.evaluation.pictures import Picture
-from nnunet_ima.evaluation.report import plot_curves, results, table, write_results, write_slices
+from nnunet_ima.evaluation.report import results, table, write_results, write_slices
 from nnunet_ima.evaluation.robustness import Found, Sweep
 from nnunet_ima.evaluation.running import Choice, repeatable
 from nnunet_ima.evaluation.statistics import case_interval
 from nnunet_ima.evaluation.summary import WORST, size_quartiles, summarise
+from nnunet_ima.plots import new_figure
 
 CLASSES = ["anterior", "posterior"]
 CASES = [f"case{number}" for number in range(8) for _ in range(3)]
@@ -145,9 +146,6 @@ def test_the_files_hold_what_was_counted(tmp_path: Path) -> None:
     assert len(rows) == (3 + 3 + 3 + 6) * 24 * 2
     for name, one in found.found.items():
         assert sum(int(row["tp"]) for row in rows if row["noise"] == name) == one.counts[..., 0].sum()
-    plot_curves(tmp_path, [_summary(0, 0.3), _summary(1, 0.1)])
-    assert (tmp_path / "robustness.png").read_bytes().startswith(b"\x89PNG")
-    assert "<svg" in (tmp_path / "robustness.svg").read_text()
     assert not math.isnan(_summary(0, 0.3)["adi_area"])
 
 
@@ -160,7 +158,7 @@ CHECKS = [
 def _report(folder: Path, models: list[dict[str, Any]]) -> str:
     run = {"date": "2026-11-21T00:00:00+00:00", "device": "cpu (x)", "seconds": 3}
     content = results(models, repeatable(Choice((5.0, 10.0)), ["nnunet-ima-eval", "--noise", "5,10"]), run)
-    picture = Picture("Worst: <case>, slice 3", "aGVsbG8=")
+    picture = Picture("Worst", "Worst: <case>, slice 3", new_figure(1, 1))
     write_report(folder, content, [(5.0, [picture])] * len(models), ["bWFyZ2lucw=="] + [None] * (len(models) - 1))
     return (folder / "report.html").read_text()
 
@@ -183,6 +181,9 @@ def test_the_report_needs_nothing_beside_it_and_shows_what_was_found(tmp_path: P
 
 def test_a_report_of_one_model_compares_nothing(tmp_path: Path) -> None:
     text = _report(tmp_path, [_summary(0, 0.3)])
+    for name in ("robustness", "corruptions", "slice_worst"):
+        assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+        assert "<svg" in (tmp_path / f"{name}.svg").read_text()
     assert "Do the models differ?" not in text and "Is the attack worth its figures?" not in text
 
 
