@@ -75,7 +75,7 @@ class Counted(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         self.forwards += len(x)
         if x.requires_grad:
-            x.register_hook(self._count)
+            x.register_hook(self._count)  # type: ignore[no-untyped-call]
         logits: Tensor = self.network(self.low + self.width * x)
         return logits
 

@@ -29,7 +29,7 @@ Dice = NDArray[np.float64]
 WHITE_BOX = ("pgd", "segpgd", "cospgd", "ifgsm", "fgsm", "apgd", "strong")
 SLICES = 16
 QUERIES = 500
-RESTARTS = 5
+RESTARTS = 3
 
 
 @dataclass(frozen=True)

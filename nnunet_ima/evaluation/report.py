@@ -81,7 +81,8 @@ def table(models: Sequence[dict[str, Any]]) -> str:
                           for name, one in model["others"].items()]  # fmt: skip
     lines += ["", "Noise level at which half of the slices fail"]
     lines += [name.ljust(width) + _half_cell(model) for name, model in zip(labels, models, strict=True)]
-    return "\n".join([*lines, *_corruption_lines(labels, models, width), *_comparison_lines(labels, models)])
+    more = [_volume_lines, _corruption_lines, _comparison_lines]
+    return "\n".join([*lines, *(line for part in more for line in part(labels, models, width))])
 
 
 def _called(noise: str) -> str:
@@ -103,12 +104,23 @@ def _corruption_lines(labels: Sequence[str], models: Sequence[dict[str, Any]], w
     return lines
 
 
+def _volume_lines(labels: Sequence[str], models: Sequence[dict[str, Any]], width: int) -> list[str]:
+    if not models[0].get("volumes"):
+        return []
+    lines = ["", "Whole cases predicted by nnU-Net itself: Dice (%), mean of the structures"]
+    for label, model in zip(labels, models, strict=True):
+        lines.append(label.ljust(width) + _cells(model["volumes"], "foreground_dice"))
+        for key, name in (("nsd", "  NSD (%)"), ("hd95_mm", "  HD95 (mm)")):
+            lines += [name.ljust(width) + _cells(model["volumes"], key)] if key in model["volumes"][0] else []
+    return lines
+
+
 def _half_cell(model: dict[str, Any]) -> str:
     level = model["half_failure_level"]
     return f"{'above ' + format(model['levels'][-1]['noise'], 'g') if level is None else format(level, '.2g'):>{CELL}}"
 
 
-def _comparison_lines(labels: Sequence[str], models: Sequence[dict[str, Any]]) -> list[str]:
+def _comparison_lines(labels: Sequence[str], models: Sequence[dict[str, Any]], width: int) -> list[str]:
     rows = [row for row in compare(models) if row["class"] == MEAN]
     if not rows:
         return []

@@ -172,8 +172,8 @@ def _surfaces(subject: Subject, cases: Sequence[str], predictions: Path, toleran
             for file in (subject.cases.reference(case), predictions / f"{case}{predictor.dataset_json['file_ending']}")
         )
         for column, label in enumerate(foreground):
-            masks = (region_or_label_to_mask(segmentation[0], label) for segmentation in (truth, guess))
-            figures = surface_figures(*masks, properties["spacing"], tolerance)
+            masks = [region_or_label_to_mask(segmentation[0], label) for segmentation in (truth, guess)]
+            figures = surface_figures(masks[0], masks[1], properties["spacing"], tolerance)
             found[row, column] = 100 * figures.nsd, figures.hd95
     means = mean_dice(found, axis=0)
     return {
