@@ -57,7 +57,8 @@ class IMA:
     """The training method.
 
     store: one margin per sample that can have one (segmentation: slices with foreground in their reference).
-    beta: weight of the noisy loss, 0 to 1. steps, bisections, alpha, norm, random_start: of the attack.
+    beta: weight of the noisy loss, 0 to 1. steps, bisections, alpha, norm, random_start, bounds: of the
+    attack.
     """
 
     store: MarginStore
@@ -67,6 +68,7 @@ class IMA:
     alpha: float = 4.0
     norm: Norm = "l2"
     random_start: bool = False
+    bounds: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
         self.outcomes = Outcomes()
@@ -108,6 +110,7 @@ class IMA:
                 bisections=self.bisections,
                 alpha=self.alpha,
                 random_start=self.random_start,
+                bounds=self.bounds,
                 clean_logits=clean_logits,
             )
         self._note(ids, torch.tensor(eligible), found)

@@ -7,9 +7,9 @@ import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from nnunet_ima.errors import is_out_of_memory
+from nnunet_ima.history import time_left
 from nnunet_ima.segmentation import checks
 from nnunet_ima.segmentation.checks import one_sentence
-from nnunet_ima.segmentation.history import time_left
 from nnunet_ima.segmentation.identifiers import accept_letter_d
 from nnunet_ima.segmentation.pretrained import keep_heads_of_same_labels
 from nnunet_ima.segmentation.settings import Settings

@@ -20,13 +20,13 @@ from nnunet_ima.attacks.frozen import frozen
 from nnunet_ima.attacks.precision import autocast, native_bfloat16
 from nnunet_ima.errors import UserError
 from nnunet_ima.files import replacing
+from nnunet_ima.history import History
 from nnunet_ima.margins import MarginStore
 from nnunet_ima.methods.ima import IMA, Twins
 from nnunet_ima.segmentation import checks
 from nnunet_ima.segmentation.checks import one_sentence
 from nnunet_ima.segmentation.dice import SegmentationObjective
 from nnunet_ima.segmentation.fingerprint import check_fingerprint, fingerprint, load_margins, new_margins_wanted
-from nnunet_ima.segmentation.history import History
 from nnunet_ima.segmentation.loader import SliceId, loader_of, naming_slices, slice_ids, slices_of
 from nnunet_ima.segmentation.plain_trainer import nnUNetTrainerPlain
 from nnunet_ima.segmentation.ranks import gathered

@@ -1,4 +1,4 @@
-"""What happened to the margins, epoch by epoch: `margins.csv` and `margins.png` in the fold's output folder."""
+"""What happened to the margins, epoch by epoch: `margins.csv` and `margins.png`."""
 
 import csv
 from pathlib import Path
@@ -74,7 +74,7 @@ def plot_margins(rows: list[dict[str, Any]], store: MarginStore, path: Path) -> 
         parts = [store.margins[visited].tolist(), store.margins[~visited].tolist()]
         histogram.hist(parts, edges, stacked=True, label=["seen", "not seen yet"], color=["tab:blue", "lightgrey"])
         histogram.set(
-            xlabel="margin (noise level)", ylabel="training slices", title=f"Margins after epoch {rows[-1]['epoch']}"
+            xlabel="margin (noise level)", ylabel="training samples", title=f"Margins after epoch {rows[-1]['epoch']}"
         )
         histogram.legend()
         epochs = [row["epoch"] for row in rows]

@@ -6,9 +6,9 @@ import pytest
 import torch
 from matplotlib.axes import Axes
 
+from nnunet_ima.history import History, plot_margins, time_left
 from nnunet_ima.margins import MarginStore, Outcomes
 from nnunet_ima.methods.ima import Tally
-from nnunet_ima.segmentation.history import History, plot_margins, time_left
 
 
 def grown_store(maximum: float = 10.0) -> MarginStore:

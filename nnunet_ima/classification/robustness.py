@@ -1,0 +1,144 @@
+"""A classifier under noise: accuracy, sensitivity, specificity and AUC, clean and attacked."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sklearn.metrics import roc_auc_score
+from torch import Tensor
+from tqdm import tqdm
+
+from nnunet_ima.attacks import CrossEntropy, Margin, apgd, ball, bpgd, pgd, square
+from nnunet_ima.attacks.ball import Norm
+from nnunet_ima.classification.data import Images
+from nnunet_ima.classification.model import Classifier
+from nnunet_ima.classification.train import BOUNDS
+from nnunet_ima.evaluation.statistics import RESAMPLES
+
+Attack = Callable[[Classifier, Tensor, Tensor, float, Sequence[torch.Generator]], list[Tensor]]
+"""(model, x, y, level, one generator per image) -> the candidates of each image, of which the worst counts."""
+
+
+def _pgd(steps: int, norm: Norm, model: Classifier, x: Tensor, y: Tensor, level: float, draws: Any) -> list[Tensor]:
+    """PGD twice, on cross-entropy and on the margin loss (methods: Sec. 4.3): broken if either breaks it."""
+    climb = partial(pgd, model, x, y, level, norm=norm, steps=steps, bounds=BOUNDS, generator=draws)
+    return [climb(objective=objective) for objective in (CrossEntropy(), Margin())]
+
+
+def _from_the_image(
+    steps: int, alpha: float, norm: Norm, model: Classifier, x: Tensor, y: Tensor, level: float, draws: Any
+) -> list[Tensor]:
+    return [pgd(model, x, y, level, norm=norm, steps=steps, alpha=alpha, random_start=False, bounds=BOUNDS)]
+
+
+def _strong(steps: int, norm: Norm, model: Classifier, x: Tensor, y: Tensor, level: float, draws: Any) -> list[Tensor]:
+    """After AutoAttack, with one radius per image: Auto-PGD on both losses, and Square."""
+    climb = partial(apgd, model, x, y, level, norm=norm, steps=steps, bounds=BOUNDS, generator=draws)
+    found = [climb(objective=objective) for objective in (CrossEntropy(), Margin())]
+    return [*found, square(model, x, y, level, objective=Margin(), norm=norm, steps=5 * steps, bounds=BOUNDS,
+                           generator=draws)]  # fmt: skip
+
+
+def _random(norm: Norm, model: Classifier, x: Tensor, y: Tensor, level: float, draws: Any) -> list[Tensor]:
+    return [(x + level * ball.random_direction(x, draws, norm)).clamp(*BOUNDS)]
+
+
+def attacks(steps: int, norm: Norm) -> dict[str, Attack]:
+    """By name, in the order of their strength."""
+    return {
+        "random": partial(_random, norm),
+        "fgsm": partial(_from_the_image, 1, 1.0, norm),
+        "ifgsm": partial(_from_the_image, steps, 4.0, norm),
+        "pgd": partial(_pgd, steps, norm),
+        "strong": partial(_strong, steps, norm),
+    }
+
+
+@dataclass
+class Answers:
+    """probabilities: (N, classes) under the noise that harms most; right: (N,)."""
+
+    probabilities: NDArray[np.float64]
+    right: NDArray[np.bool_]
+
+
+def answers(
+    model: Classifier, images: Images, attack: Attack | None, level: float, device: torch.device, batch_size: int = 64,
+    seed: int = 0,
+) -> Answers:  # fmt: skip
+    """What the model says of each image under the attack at this level. An image's noise does not depend on the
+    others."""
+    found = []
+    for start in tqdm(range(0, len(images), batch_size), f"noise {level:g}", leave=False, dynamic_ncols=True):
+        rows = slice(start, start + batch_size)
+        x, y = images.x[rows].to(device), images.y[rows].to(device)
+        draws = [torch.Generator().manual_seed(seed * 1_000_003 + row) for row in range(start, start + len(x))]
+        candidates = [x] if attack is None or level == 0 else attack(model, x, y, level, draws)
+        with torch.no_grad():
+            each = torch.stack([model(candidate).float().softmax(1) for candidate in candidates])
+        # The candidate that leaves least to the true class, by its lead over the best other.
+        true = each.gather(2, y.view(1, -1, 1).expand(len(each), -1, 1)).squeeze(2)
+        others = each.scatter(2, y.view(1, -1, 1).expand(len(each), -1, 1), -1.0).amax(2)
+        worst = (true - others).argmin(0)
+        found.append(each[worst, torch.arange(len(x), device=device)].cpu())
+    probabilities = torch.cat(found).double().numpy()
+    return Answers(probabilities, probabilities.argmax(1) == images.y.numpy())
+
+
+def white_noise(model: Classifier, images: Images, amplitude: float, device: torch.device, seed: int = 0) -> float:
+    """Share of the images that the model gets right and white noise, uniform within +-amplitude, turns (App. A)."""
+    generator = torch.Generator().manual_seed(seed)
+    flipped = right = 0
+    for start in range(0, len(images), 64):
+        x, y = images.x[start : start + 64], images.y[start : start + 64].to(device)
+        noise = amplitude * (2 * torch.rand(x.shape, generator=generator) - 1)
+        with torch.no_grad():
+            clean = model(x.to(device)).argmax(1) == y
+            noisy = model((x + noise).clamp(*BOUNDS).to(device)).argmax(1) == y
+        right += int(clean.sum())
+        flipped += int((clean & ~noisy).sum())
+    return flipped / max(right, 1)
+
+
+def figures(found: Answers, images: Images, classes: Sequence[str]) -> dict[str, Any]:
+    """In percent, with 95 % intervals over patients (images, where these are unknown): accuracy; sensitivity of each
+    class (its recall); for two classes also the AUC of the first."""
+    y = images.y.numpy()
+    groups = [group or name for group, name in zip(images.groups, images.names, strict=True)]
+    result: dict[str, Any] = {"accuracy": _with_interval(found.right, groups)}
+    for number, name in enumerate(classes):
+        rows = y == number
+        own = [group for group, row in zip(groups, rows, strict=True) if row]
+        result[f"sensitivity {name}"] = _with_interval(found.right[rows], own)
+    if len(classes) == 2:
+        result["auc"] = [round(100 * float(roc_auc_score(y == 0, found.probabilities[:, 0])), 2)]
+    return result
+
+
+def _with_interval(right: NDArray[np.bool_], groups: Sequence[str], seed: int = 0) -> list[float]:
+    """[mean, low, high] in percent: percentile bootstrap of groups."""
+    names, number_of = np.unique(np.asarray(groups), return_inverse=True)
+    sums = np.stack([np.bincount(number_of, right), np.bincount(number_of)], 1)
+    draws = np.random.default_rng(seed).multinomial(len(names), np.full(len(names), 1 / len(names)), RESAMPLES)
+    total = draws @ sums
+    low, high = np.percentile(total[:, 0] / total[:, 1].clip(1), [2.5, 97.5])
+    return [round(100 * float(value), 2) for value in (right.mean(), low, high)]
+
+
+def distances(
+    model: Classifier, images: Images, largest: float, norm: Norm, device: torch.device, steps: int = 20
+) -> tuple[Tensor, Tensor]:
+    """Of each image the noise level at which BPGD crosses the boundary (inf where it does not within `largest`, 0
+    where the model is wrong already), and the images there."""
+    found, points = [], []
+    for start in range(0, len(images), 64):
+        x, y = images.x[start : start + 64].to(device), images.y[start : start + 64].to(device)
+        boundary = bpgd(model, x, y, largest, norm=norm, steps=steps, bounds=BOUNDS)
+        distance = torch.where(boundary.crossed, boundary.distance, torch.inf)
+        found.append(torch.where(boundary.correct, distance, 0.0).cpu())
+        points.append(boundary.x.cpu())
+    return torch.cat(found), torch.cat(points)

@@ -1,0 +1,83 @@
+"""What a classification training was told: kept beside its checkpoints, so that it can be continued and repeated."""
+
+import json
+import math
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from nnunet_ima.attacks.ball import NORMS, Norm
+from nnunet_ima.errors import UserError
+from nnunet_ima.files import replacing
+
+METHODS = ("ce", "ima", "adv")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """noise_max: IMA's largest margin, or the fixed noise level of `adv`, in the units of images in [0, 1].
+    margin_step: IMA's Delta; None: noise_max / epochs (every image is seen once per epoch).
+    optimizer: None: the paper's, AdamW for `ce` and Adam for the others, at torch's defaults; "sgd": momentum 0.9.
+    """
+
+    method: str = "ima"
+    epochs: int = 40
+    image_size: int = 224
+    channels: int = 1
+    batch_size: int = 32
+    noise_max: float = 30.0
+    margin_step: float | None = None
+    beta: float = 0.5
+    steps: int = 20
+    alpha: float = 4.0
+    bisections: int = 10
+    norm: Norm = "l2"
+    optimizer: str | None = None
+    learning_rate: float | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "image_size", "batch_size", "steps"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name} must be at least 1, got {getattr(self, name)}.")
+        if self.image_size <= 32:
+            # ResNet-18 shrinks an image by 32, and instance normalisation needs more than a single pixel.
+            raise UserError(f"image_size must be above 32, got {self.image_size}: choose 64 or more.")
+        for name in ("noise_max", "margin_step", "learning_rate"):
+            value = getattr(self, name)
+            if value is not None and not (math.isfinite(value) and value >= 0):
+                raise UserError(f"{name} must be a number, 0 or larger, got {value}.")
+        if not 0 <= self.beta <= 1:
+            raise UserError(f"beta must be between 0 and 1, got {self.beta}.")
+        allowed = (
+            ("method", METHODS),
+            ("norm", NORMS),
+            ("channels", (1, 3)),
+            ("optimizer", (None, "adam", "adamw", "sgd")),
+        )
+        for name, known in allowed:
+            if getattr(self, name) not in known:
+                raise UserError(f"{name} must be one of {', '.join(map(str, known))}, got {getattr(self, name)}.")
+
+    @property
+    def resolved_margin_step(self) -> float:
+        return self.noise_max / self.epochs if self.margin_step is None else self.margin_step
+
+    def write(self, path: Path, classes: list[str], data: Path) -> None:
+        """data: the folder of the images, which the test split is read from again."""
+        with replacing(path) as temporary:
+            content = {**asdict(self), "classes": classes, "data": str(data.resolve())}
+            temporary.write_text(json.dumps(content, indent=2) + "\n")
+
+
+def read_settings(run: Path) -> tuple[Settings, list[str], Path]:
+    """The settings of a run, its classes and the folder of its images. UserError if the folder holds no run."""
+    try:
+        content: dict[str, Any] = json.loads((run / "settings.json").read_text())
+        classes = content.pop("classes")
+        settings = Settings(**{field.name: content[field.name] for field in fields(Settings)})
+        return settings, list(classes), Path(content["data"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{run} holds no run of nnunet-ima-classify ({error}): name the --output of a training."
+        ) from error

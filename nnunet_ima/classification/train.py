@@ -1,0 +1,203 @@
+"""Training a classifier: plain, IMA or vanilla adversarial, by the same methods as segmentation."""
+
+import csv
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from tqdm import tqdm
+
+from nnunet_ima.attacks.objective import CrossEntropy
+from nnunet_ima.classification.data import Images
+from nnunet_ima.classification.model import Classifier, build
+from nnunet_ima.classification.settings import Settings
+from nnunet_ima.errors import UserError, first_line
+from nnunet_ima.files import remove_leftovers, replacing
+from nnunet_ima.history import History
+from nnunet_ima.margins import MarginStore
+from nnunet_ima.methods.ima import IMA
+from nnunet_ima.methods.plain import Plain
+from nnunet_ima.methods.vanilla import Vanilla
+from nnunet_ima.plots import two_panels
+
+BOUNDS = (0.0, 1.0)
+Method = Plain | IMA | Vanilla
+
+
+def build_method(settings: Settings, names: list[str]) -> Method:
+    """The training method of the settings; `names` are the training images, each with a margin of its own in IMA."""
+    attack: dict[str, Any] = {"steps": settings.steps, "alpha": settings.alpha, "norm": settings.norm, "bounds": BOUNDS}
+    if settings.method == "adv":
+        return Vanilla(settings.noise_max, settings.beta, **attack)
+    if settings.method == "ima":
+        step = settings.resolved_margin_step
+        store = MarginStore(names, initial=step, expansion=step, maximum=settings.noise_max)
+        return IMA(store, settings.beta, bisections=settings.bisections, **attack)
+    return Plain()
+
+
+def build_optimizer(settings: Settings, model: Classifier) -> torch.optim.Optimizer:
+    """The paper's optimiser, or the one of the settings."""
+    name = settings.optimizer or ("adamw" if settings.method == "ce" else "adam")
+    rate = {} if settings.learning_rate is None else {"lr": settings.learning_rate}
+    if name == "sgd":
+        return torch.optim.SGD(model.parameters(), lr=rate.get("lr", 0.1), momentum=0.9)
+    kind: Callable[..., torch.optim.Optimizer] = torch.optim.AdamW if name == "adamw" else torch.optim.Adam
+    return kind(model.parameters(), **rate)
+
+
+@dataclass
+class Training:
+    """A run: its state, and what it writes to `folder`. The same seed gives the same result on the CPU, whether the
+    run was interrupted or not."""
+
+    settings: Settings
+    folder: Path
+    train: Images
+    validation: Images
+    classes: list[str]
+    device: torch.device
+    epoch: int = 0
+    rows: list[dict[str, float]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.model = build(len(self.classes), self.settings.channels, self.settings.seed).to(self.device)
+        self.optimizer = build_optimizer(self.settings, self.model)
+        self.method = build_method(self.settings, self.train.names)
+        self.history = History()
+        self.generator = torch.Generator().manual_seed(self.settings.seed)
+        self.scaler = torch.amp.GradScaler(enabled=self.device.type == "cuda")
+        self.best = -1.0
+
+    def run(self) -> None:
+        """All epochs that are left; a checkpoint after each."""
+        remove_leftovers(self.folder)
+        while self.epoch < self.settings.epochs:
+            started = perf_counter()
+            loss = self._train_epoch()
+            tally = self.method.end_epoch()
+            accuracy = self._validate()
+            self.rows.append({"epoch": self.epoch, "loss": loss, "validation_accuracy": accuracy, **tally.shares(),
+                              "seconds": perf_counter() - started})  # fmt: skip
+            if isinstance(self.method, IMA):
+                self.history.add(self.epoch, tally, self.method.store, perf_counter() - started)
+            self.epoch += 1
+            if accuracy >= self.best:
+                self.best = accuracy
+                self._save("checkpoint_best.pth")
+            self._save("checkpoint_latest.pth")
+            self._write_figures()
+        self._save("checkpoint_final.pth")
+        (self.folder / "checkpoint_latest.pth").unlink(missing_ok=True)
+
+    def _train_epoch(self) -> float:
+        self.model.train()
+        order = torch.randperm(len(self.train), generator=self.generator)
+        parts = order.split(self.settings.batch_size)  # type: ignore[no-untyped-call]
+        total = 0.0
+        bar = tqdm(
+            parts, f"Epoch {self.epoch + 1}/{self.settings.epochs}", unit="batch", leave=False, dynamic_ncols=True
+        )
+        for rows in bar:
+            x, y = self.train.x[rows].to(self.device), self.train.y[rows].to(self.device)
+            total += self._step(x, y, [self.train.names[row] for row in rows.tolist()]) * len(rows)
+            bar.set_postfix(loss=f"{total / (bar.n + 1) / self.settings.batch_size:.3f}")
+        return total / len(self.train)
+
+    def _step(self, x: Tensor, y: Tensor, ids: list[str]) -> float:
+        """One optimiser step on a batch and its noisy twins; the loss."""
+        self.optimizer.zero_grad(set_to_none=True)
+        with self._autocast():
+            attacked = not self.method.is_off
+            logits = self.model(x.requires_grad_(attacked))
+            clean = functional.cross_entropy(logits.float(), y)
+            noisy, share = None, 0.0
+            if attacked:
+                twins = self.method.noisy_twins(self.model, x, y, ids, CrossEntropy(), logits)
+                if len(twins.x):
+                    noisy = functional.cross_entropy(self.model(twins.x.detach()).float(), y[twins.index])
+                    share = len(twins.x) / len(x)
+            loss = self.method.mix(clean, noisy, share) if attacked else clean
+        self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        return float(loss.detach())
+
+    def _autocast(self) -> Any:
+        return torch.autocast("cuda") if self.device.type == "cuda" else nullcontext()
+
+    def _validate(self) -> float:
+        self.model.eval()
+        right = 0
+        with torch.no_grad(), self._autocast():
+            for start in range(0, len(self.validation), 64):
+                x, y = (part[start : start + 64].to(self.device) for part in (self.validation.x, self.validation.y))
+                right += int((self.model(x).argmax(1) == y).sum())
+        return right / len(self.validation)
+
+    def state(self) -> dict[str, Any]:
+        """Everything the next epoch depends on, as tensors and plain Python."""
+        state = {
+            "epoch": self.epoch,
+            "best": self.best,
+            "rows": self.rows,
+            "classes": self.classes,
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "generator": self.generator.get_state(),
+            "torch_generator": torch.get_rng_state(),
+        }
+        if isinstance(self.method, IMA):
+            state |= {"store": self.method.store.state(), "history": self.history.state()}
+        return state
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        self.epoch, self.best, self.rows = state["epoch"], state["best"], state["rows"]
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
+        self.generator.set_state(state["generator"])
+        torch.set_rng_state(state["torch_generator"])
+        if isinstance(self.method, IMA):
+            self.method.store.load_state(state["store"])
+            self.history.load_state(state["history"])
+
+    def _save(self, name: str) -> None:
+        with replacing(self.folder / name) as path:
+            torch.save(self.state(), path)
+
+    def _write_figures(self) -> None:
+        """`log.csv`, `progress.png` and, for IMA, `margins.csv` and `margins.png`."""
+        with replacing(self.folder / "log.csv") as path, path.open("w", newline="") as file:
+            writer = csv.DictWriter(file, list(self.rows[-1]))
+            writer.writeheader()
+            writer.writerows({key: f"{value:.6g}" for key, value in row.items()} for row in self.rows)
+        with two_panels(self.folder / "progress.png") as panels:
+            for axes, (key, title) in zip(panels, (("loss", "training loss"), ("validation_accuracy", "accuracy")),
+                                          strict=True):  # fmt: skip
+                axes.plot([row["epoch"] for row in self.rows], [row[key] for row in self.rows])
+                axes.set(xlabel="epoch", title=title)
+                axes.grid(alpha=0.3)
+        if isinstance(self.method, IMA):
+            self.history.write(self.folder, self.method.store)
+
+
+def read_checkpoint(file: Path) -> dict[str, Any]:
+    """The state in a checkpoint; only tensors and plain Python are read, no code is run. UserError for one that is
+    missing, damaged or not ours."""
+    if not file.is_file():
+        raise UserError(f"{file} does not exist: train first, or name another with -chk.")
+    try:
+        state: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
+        if not {"model", "classes", "epoch"} <= state.keys():
+            raise KeyError("it holds no classifier")
+    except Exception as error:
+        raise UserError(f"{file} cannot be loaded ({first_line(error)}): name another with -chk.") from error
+    return state

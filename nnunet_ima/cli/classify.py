@@ -1,0 +1,194 @@
+"""`nnunet-ima-classify train / eval`: the methods and attacks on a classifier of images."""
+
+import argparse
+from dataclasses import fields, replace
+from datetime import datetime, timezone
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from nnunet_ima.cli.common import device_name, names_among, noise_levels, positive, run
+from nnunet_ima.errors import UserError
+from nnunet_ima.files import check_writable
+
+ATTACKS = ("random", "fgsm", "ifgsm", "pgd", "strong")
+
+
+def parser() -> argparse.ArgumentParser:
+    result = argparse.ArgumentParser(
+        prog="nnunet-ima-classify",
+        description="Trains image classifiers (ResNet-18) with or without noise, and attacks them.",
+    )
+    commands = result.add_subparsers(dest="command", required=True)
+    _add_train(commands.add_parser("train", help="train a classifier on a folder of class folders"))
+    _add_eval(commands.add_parser("eval", help="attack a trained classifier"))
+    return result
+
+
+def _add_train(group: Any) -> None:
+    group.add_argument("--data", type=Path, required=True, metavar="DIR",
+                       help="a folder with a folder of images per class (PNG, JPEG, DICOM, NIfTI)")  # fmt: skip
+    group.add_argument("--output", type=Path, required=True, metavar="RUN", help="the folder of this training")
+    group.add_argument("--method", choices=["ce", "ima", "adv"], default="ima",
+                       help="[OPTIONAL] ce: no noise; ima (default); adv: fixed noise level --noise-max")  # fmt: skip
+    group.add_argument("--epochs", type=positive, default=40, help="[OPTIONAL] default: 40")
+    group.add_argument("--image-size", type=positive, default=224, help="[OPTIONAL] height and width; default: 224")
+    group.add_argument("--channels", type=int, choices=[1, 3], default=1, help="[OPTIONAL] default: 1, grey")
+    group.add_argument("--batch-size", type=positive, default=32, help="[OPTIONAL] default: 32")
+    group.add_argument("--noise-max", type=float, default=30.0,
+                       help="[OPTIONAL] largest margin of ima, noise level of adv: L2 norm over the image, whose "
+                       "intensities are 0 to 1; default: 30")  # fmt: skip
+    group.add_argument("--margin-step", type=float, help="[OPTIONAL] growth of a margin; default: noise-max / epochs")
+    group.add_argument("--beta", type=float, default=0.5, help="[OPTIONAL] weight of the noisy loss; default: 0.5")
+    group.add_argument("--steps", type=positive, default=20, help="[OPTIONAL] of the attack; default: 20")
+    group.add_argument("--norm", choices=["l2", "linf"], default="l2", help="[OPTIONAL] default: l2")
+    group.add_argument("--optimizer", choices=["adam", "adamw", "sgd"],
+                       help="[OPTIONAL] default: the paper's, adamw for ce, adam for the others")  # fmt: skip
+    group.add_argument("--learning-rate", type=float, help="[OPTIONAL] default: the optimiser's own")
+    group.add_argument("--csv", type=Path, metavar="FILE",
+                       help="[OPTIONAL] your own split: columns file, label, split, group (patient)")  # fmt: skip
+    group.add_argument("--test", type=positive, help="[OPTIONAL] test images per class; default: 200, or a fifth")
+    group.add_argument("--validation", type=positive, help="[OPTIONAL] validation images per class; default: 30")
+    group.add_argument(
+        "--seed", type=int, default=0, help="[OPTIONAL] of the split, the weights, the order; default: 0"
+    )
+    group.add_argument("--skip-broken", action="store_true", help="[OPTIONAL] leave out images that cannot be read")
+    group.add_argument("--c", action="store_true", help="[OPTIONAL] continue an interrupted training")
+    group.add_argument("-device", choices=["cuda", "cpu", "mps"], help="[OPTIONAL] default: cuda, cpu without one")
+
+
+def _add_eval(group: Any) -> None:
+    group.add_argument("--model", type=Path, required=True, metavar="RUN", help="the --output of a training")
+    group.add_argument("--noise", type=noise_levels, required=True, metavar="1,3,5", help="noise levels; 0 is added")
+    group.add_argument("--data", type=Path, metavar="DIR", help="[OPTIONAL] other images than the run's test split")
+    group.add_argument("--attack", type=names_among(ATTACKS), default=ATTACKS[:-1], metavar="NAME,...",
+                       help=f"[OPTIONAL] {', '.join(ATTACKS)}; default: all but strong")  # fmt: skip
+    group.add_argument("--steps", type=positive, default=100, help="[OPTIONAL] of the attacks; default: 100")
+    group.add_argument("--white", type=float, default=0.05, metavar="AMPLITUDE",
+                       help="[OPTIONAL] of the uniform white noise; default: 0.05")  # fmt: skip
+    group.add_argument("--suggest-noise", action="store_true",
+                       help="[OPTIONAL] the fixed noise level for adv, from the margins of ima")  # fmt: skip
+    group.add_argument("-chk", default="checkpoint_final.pth", metavar="FILE", help="[OPTIONAL] checkpoint of the run")
+    group.add_argument("-o", type=Path, metavar="FOLDER", help="[OPTIONAL] write here instead of RUN/robustness")
+    group.add_argument("--skip-broken", action="store_true", help="[OPTIONAL] leave out images that cannot be read")
+    group.add_argument("-device", choices=["cuda", "cpu", "mps"], help="[OPTIONAL] default: cuda, cpu without one")
+
+
+def classify(arguments: list[str] | None = None) -> None:
+    args = parser().parse_args(arguments)
+    args.device = device_name(args.device)
+    (_train if args.command == "train" else _evaluate)(args)
+
+
+def _train(args: argparse.Namespace) -> None:
+    import torch
+
+    from nnunet_ima.classification.data import load, read_split, split_folder, write_split
+    from nnunet_ima.classification.settings import Settings
+    from nnunet_ima.classification.train import Training, read_checkpoint
+
+    told = {field.name: getattr(args, field.name) for field in fields(Settings) if hasattr(args, field.name)}
+    settings = replace(Settings(), **told)
+    _check_output(args)
+    split = (
+        read_split(args.data, args.csv) if args.csv else split_folder(args.data, args.seed, args.test, args.validation)
+    )
+    parts = [load(split, part, args.image_size, args.channels, args.skip_broken) for part in ("train", "validation")]
+    print(f"{len(parts[0])} training and {len(parts[1])} validation images of {', '.join(split.classes)}", flush=True)
+    settings.write(args.output / "settings.json", split.classes, args.data)
+    write_split(split, args.output / "split.csv")
+    training = Training(settings, args.output, parts[0], parts[1], split.classes, torch.device(args.device))
+    if args.c:
+        training.load_state(read_checkpoint(args.output / "checkpoint_latest.pth"))
+    training.run()
+    print(f"Wrote {args.output}; validation accuracy {100 * training.rows[-1]['validation_accuracy']:.1f} %")
+
+
+def _check_output(args: argparse.Namespace) -> None:
+    """UserError where a run would be overwritten, or there is none to continue."""
+    check_writable(args.output)
+    there = [file.name for file in args.output.glob("checkpoint_*.pth")]
+    if there and not args.c:
+        raise UserError(
+            f"--output {args.output} holds a training already: continue it with --c, or name another folder."
+        )
+    if args.c and "checkpoint_latest.pth" not in there:
+        raise UserError(f"--c: {args.output} holds no interrupted training; leave --c out, or name another --output.")
+
+
+def _evaluate(args: argparse.Namespace) -> None:
+    import torch
+
+    from nnunet_ima.classification import report
+    from nnunet_ima.classification.robustness import answers, attacks, distances, figures, white_noise
+
+    images, classes, model, settings, state = _loaded(args)
+    folder = args.o or args.model / "robustness"
+    check_writable(folder)
+    device, levels = torch.device(args.device), sorted({0.0, *args.noise})
+    known = attacks(args.steps, settings.norm)
+    found = {
+        name: {level: answers(model, images, known[name], level, device) for level in levels} for name in args.attack
+    }
+    rows = {name: [figures(by_level[level], images, classes) for level in levels] for name, by_level in found.items()}
+    flipped = white_noise(model, images, args.white, device)
+    distance, points = distances(model, images, max(levels), settings.norm, device)
+    print(report.table(rows, levels))
+    print(f"\nWhite noise of +-{args.white:g} flips {100 * flipped:.2f} % of the images that are right without it")
+    content = {
+        "run": str(args.model), "method": settings.method, "classes": classes, "images": len(images), "noise": levels,
+        "norm": settings.norm, "steps": args.steps, "attacks": rows, "white_noise": {str(args.white): 100 * flipped},
+        "versions": {name: version(name) for name in ("nnunet-ima", "torch", "torchvision")},
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+    }  # fmt: skip
+    if args.suggest_noise:
+        content["suggested_noise"] = _suggested(state)
+        print(f"Suggested fixed noise level for --method adv: {content['suggested_noise']:.2g}")
+    report.write(folder, content)
+    report.write_images(folder, images, classes, found, distance)
+    report.draw(folder, rows, levels)
+    report.draw_first_to_flip(folder, images, classes, distance, points)
+    print(f"The figures are in {folder}.")
+
+
+def _loaded(args: argparse.Namespace) -> Any:
+    """(images, classes, model in eval mode, settings, checkpoint)."""
+    from nnunet_ima.classification.data import Item as DataItem
+    from nnunet_ima.classification.data import Split, find_images, load, read_split
+    from nnunet_ima.classification.model import build
+    from nnunet_ima.classification.settings import read_settings
+    from nnunet_ima.classification.train import read_checkpoint
+
+    settings, classes, data = read_settings(args.model)
+    state = read_checkpoint(args.model / args.chk)
+    if args.data:
+        items = [DataItem(file, label, "test") for label, files in find_images(args.data).items() for file in files]
+        split = Split(args.data, sorted({item.label for item in items}), items)
+        if split.classes != classes:
+            raise UserError(
+                f"--data {args.data} has the classes {', '.join(split.classes)}, the model knows {', '.join(classes)}: "
+                "name the folders as in training."
+            )
+    else:
+        split = read_split(data, args.model / "split.csv")
+    images = load(split, "test", settings.image_size, settings.channels, args.skip_broken)
+    model = build(len(classes), settings.channels, 0).to(args.device)
+    model.load_state_dict(state["model"])
+    return images, classes, model.eval(), settings, state
+
+
+def _suggested(state: dict[str, Any]) -> float:
+    """The middle of the margins of the training images that were visited (paper, App. C.3: a fixed noise level should
+    lie in the bulk of their histogram)."""
+    if "store" not in state:
+        raise UserError("--suggest-noise needs margins: evaluate a run of --method ima.")
+    margins, visits = state["store"]["margins"], state["store"]["visits"]
+    return float(margins[visits > 0].median())
+
+
+def main() -> None:
+    run(classify)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,231 @@
+"""Training and attacking a classifier through the command, on small generated images."""
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import SimpleITK
+import torch
+from PIL import Image
+
+from nnunet_ima.classification.data import find_images, load, read_split, split_folder, write_split
+from nnunet_ima.classification.images import read_image
+from nnunet_ima.classification.model import build
+from nnunet_ima.cli.classify import classify
+from nnunet_ima.errors import UserError
+
+SIZE = 40
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Bright discs left or right of the middle, on noise: 24 images of each class."""
+    folder = tmp_path_factory.mktemp("images")
+    rng = np.random.default_rng(0)
+    rows, columns = np.mgrid[:SIZE, :SIZE]
+    for name, centre in (("left", 12), ("right", 28)):
+        (folder / name).mkdir()
+        for number in range(24):
+            row, column = centre + rng.normal(0, 1), 20 + rng.normal(0, 4)
+            disc = 140.0 * ((rows - column) ** 2 + (columns - row) ** 2 < 40)
+            image = (60 + disc + rng.normal(0, 12, (SIZE, SIZE))).clip(0, 255).astype(np.uint8)
+            Image.fromarray(image).save(folder / name / f"{number:02d}.png")
+    return folder
+
+
+def _train(data: Path, run: Path, *flags: str) -> dict[str, Any]:
+    classify(
+        ["train", "--data", str(data), "--output", str(run), "--image-size", str(SIZE), "--epochs", "3", "--batch-size",
+         "8", "--steps", "4", "--noise-max", "3", "--learning-rate", "0.001", "-device", "cpu", *flags]
+    )  # fmt: skip
+    state: dict[str, Any] = torch.load(run / "checkpoint_final.pth", weights_only=True)
+    return state
+
+
+@pytest.fixture(scope="module")
+def runs(data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("runs")
+    for method in ("ce", "ima", "adv"):
+        _train(data, folder / method, "--method", method)
+    return {method: folder / method for method in ("ce", "ima", "adv")}
+
+
+@pytest.mark.parametrize("method", ["ce", "ima", "adv"])
+def test_a_training_learns_and_leaves_its_files(runs: dict[str, Path], method: str) -> None:
+    rows = list(csv.DictReader((runs[method] / "log.csv").open()))
+    assert len(rows) == 3 and float(rows[-1]["loss"]) < float(rows[0]["loss"])
+    names = ["settings.json", "split.csv", "progress.png", "checkpoint_best.pth", "checkpoint_final.pth"]
+    for name in [*names, *(["margins.png", "margins.csv"] if method == "ima" else [])]:
+        assert (runs[method] / name).is_file(), name
+    assert not (runs[method] / "checkpoint_latest.pth").exists()
+
+
+@pytest.mark.parametrize("method", ["ima", "adv"])
+def test_the_same_seed_gives_the_same_and_an_interruption_changes_nothing(
+    data: Path, runs: dict[str, Path], tmp_path: Path, method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from nnunet_ima.classification.train import Training
+
+    validate, calls = Training._validate, iter(range(99))
+
+    def interrupted(self: Training) -> float:
+        if next(calls) == 2:
+            raise KeyboardInterrupt
+        return validate(self)
+
+    monkeypatch.setattr(Training, "_validate", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        _train(data, tmp_path, "--method", method)
+    monkeypatch.undo()
+    with pytest.raises(UserError, match="holds a training already: continue it with --c"):
+        _train(data, tmp_path, "--method", method)
+    continued = _train(data, tmp_path, "--method", method, "--c")
+    first = torch.load(runs[method] / "checkpoint_final.pth", weights_only=True)
+    for name, value in first["model"].items():
+        assert torch.equal(value, continued["model"][name]), name
+    if method == "ima":
+        assert torch.equal(first["store"]["margins"], continued["store"]["margins"])
+
+
+def test_margins_move(runs: dict[str, Path]) -> None:
+    store = torch.load(runs["ima"] / "checkpoint_final.pth", weights_only=True)["store"]
+    assert store["visits"].sum() > 0 and store["margins"].unique().numel() > 1
+    assert store["margins"].min() >= 0 and store["margins"].max() <= 3
+
+
+def test_an_evaluation_tells_how_accuracy_falls(
+    runs: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    classify(["eval", "--model", str(runs["ima"]), "--noise", "1,6", "--steps", "8", "--attack",
+              "random,fgsm,ifgsm,pgd,strong", "--suggest-noise", "-o", str(tmp_path), "-device", "cpu"])  # fmt: skip
+    content = json.loads((tmp_path / "results.json").read_text())
+    accuracy = {name: [row["accuracy"][0] for row in rows] for name, rows in content["attacks"].items()}
+    assert len({values[0] for values in accuracy.values()}) == 1
+    for values in zip(accuracy["random"], accuracy["pgd"], accuracy["strong"], strict=True):
+        assert values[0] >= values[1] >= values[2] - 11
+    assert accuracy["pgd"][2] < accuracy["pgd"][0]
+    assert (
+        content["attacks"]["pgd"][0]["accuracy"][1] <= accuracy["pgd"][0] <= content["attacks"]["pgd"][0]["accuracy"][2]
+    )
+    store = torch.load(runs["ima"] / "checkpoint_final.pth", weights_only=True)["store"]
+    assert content["suggested_noise"] == pytest.approx(store["margins"][store["visits"] > 0].median().item())
+    rows = list(csv.DictReader((tmp_path / "images.csv").open()))
+    right = [int(row["right"]) for row in rows if row["attack"] == "pgd" and row["noise"] == "1"]
+    assert 100 * np.mean(right) == pytest.approx(accuracy["pgd"][1], abs=0.01)
+    printed = capsys.readouterr().out
+    assert "sensitivity left (%)" in printed and "White noise of +-0.05 flips" in printed
+    for name in ("robustness.png", "robustness.svg", "flips.png"):
+        assert (tmp_path / name).is_file(), name
+
+
+def test_noise_is_within_the_level_and_the_range(data: Path) -> None:
+    from nnunet_ima.classification.robustness import attacks
+
+    images = load(split_folder(data, 0), "test", SIZE)
+    model = build(2, 1, 0).eval()
+    for norm, level in (("l2", 2.0), ("linf", 0.1)):
+        for name, attack in attacks(4, norm).items():  # type: ignore[arg-type]
+            draws = [torch.Generator().manual_seed(row) for row in range(len(images))]
+            for noisy in attack(model, images.x, images.y, level, draws):
+                size = (noisy - images.x).flatten(1).norm(dim=1, p=2 if norm == "l2" else torch.inf)
+                assert (size <= level * (1 + 1e-5)).all(), name
+                assert noisy.min() >= 0 and noisy.max() <= 1
+
+
+def test_a_model_maps_intensities_itself_and_answers_alike_in_both_modes() -> None:
+    model = build(3, 1, 0)
+    x = torch.rand(4, 1, 64, 64)
+    with torch.no_grad():
+        together, alone = model.train()(x), model.eval()(x[2:3])
+        torch.testing.assert_close(together[2:3], alone, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(model(x), model.network(2 * x - 1))
+    assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in model.modules())
+
+
+def test_the_split_is_stratified_seeded_and_written(data: Path, tmp_path: Path) -> None:
+    split = split_folder(data, 3, test=5, validation=2)
+    counts = {(part, label): sum(item.part == part and item.label == label for item in split.items)
+              for part in ("train", "validation", "test") for label in ("left", "right")}  # fmt: skip
+    assert set(counts.values()) == {17, 2, 5}
+    assert split == split_folder(data, 3, test=5, validation=2) != split_folder(data, 4, test=5, validation=2)
+    write_split(split, tmp_path / "split.csv")
+    again = read_split(data, tmp_path / "split.csv")
+    assert sorted(again.items, key=str) == sorted(split.items, key=str)
+
+
+def test_images_of_every_format(tmp_path: Path) -> None:
+    array = np.arange(64, dtype=np.uint8).reshape(8, 8) * 4
+    Image.fromarray(array).save(tmp_path / "grey.png")
+    Image.fromarray(array.astype(np.uint16) * 257).save(tmp_path / "deep.png")
+    Image.fromarray(np.stack([array] * 3, -1)).save(tmp_path / "colour.jpg", quality=100)
+    SimpleITK.WriteImage(SimpleITK.GetImageFromArray(array.astype(np.float32)), str(tmp_path / "slice.nii.gz"))
+    SimpleITK.WriteImage(SimpleITK.GetImageFromArray(array.astype(np.int16)[None]), str(tmp_path / "slice.dcm"))
+    expected = torch.from_numpy(array / 255).float()[None]
+    torch.testing.assert_close(read_image(tmp_path / "grey.png", 8), expected)
+    torch.testing.assert_close(read_image(tmp_path / "deep.png", 8), expected)
+    torch.testing.assert_close(read_image(tmp_path / "colour.jpg", 8), expected, atol=0.03, rtol=0)
+    for name in ("slice.nii.gz", "slice.dcm"):
+        torch.testing.assert_close(read_image(tmp_path / name, 8), expected * 255 / 252, atol=1e-4, rtol=0)
+    small = read_image(tmp_path / "grey.png", 4, channels=3)
+    assert small.shape == (3, 4, 4) and torch.equal(small[0], small[2])
+
+
+def test_mistakes_are_one_sentence(data: Path, runs: dict[str, Path], tmp_path: Path) -> None:
+    def refused(match: str, *flags: str) -> None:
+        with pytest.raises(UserError, match=match):
+            classify([*flags, "-device", "cpu"])
+
+    one = tmp_path / "one"
+    (one / "only").mkdir(parents=True)
+    train = ("train", "--output", str(tmp_path / "run"), "--image-size", str(SIZE))
+    refused("the class folders only hold no images", *train, "--data", str(one))
+    Image.fromarray(np.zeros((4, 4), np.uint8)).save(one / "only" / "a.png")
+    refused("has 1 class folders, two or more are needed", *train, "--data", str(one))
+    refused("is no folder", *train, "--data", str(tmp_path / "nowhere"))
+    refused("leave nothing of the 24 images", *train, "--data", str(data), "--test", "24")
+    refused("beta must be between 0 and 1, got 3.0", *train, "--data", str(data), "--beta", "3")
+    refused("image_size must be above 32, got 32", *train, "--data", str(data), "--image-size", "32")
+    refused("holds no interrupted training", *train, "--data", str(data), "--c")
+    refused("holds no run of nnunet-ima-classify", "eval", "--model", str(one), "--noise", "1")
+    refused("--suggest-noise needs margins", "eval", "--model", str(runs["ce"]), "--noise", "1", "--suggest-noise",
+            "--steps", "1", "-o", str(tmp_path / "o"))  # fmt: skip
+    other = tmp_path / "other"
+    for name in ("left", "up"):
+        (other / name).mkdir(parents=True)
+        Image.fromarray(np.zeros((4, 4), np.uint8)).save(other / name / "a.png")
+    refused("has the classes left, up, the model knows left, right", "eval", "--model", str(runs["ce"]), "--noise", "1",
+            "--data", str(other))  # fmt: skip
+
+
+def test_broken_images_are_named_and_counted_or_left_out(data: Path, tmp_path: Path) -> None:
+    import shutil
+
+    shutil.copytree(data, tmp_path / "data")
+    for number in (3, 4):
+        file = tmp_path / "data" / "left" / f"{number:02d}.png"
+        file.write_bytes(file.read_bytes()[:60])
+    split = split_folder(tmp_path / "data", 0, test=1, validation=1)
+    broken = sum(item.file in ("left/03.png", "left/04.png") for item in split.part("train"))
+    with pytest.raises(UserError, match=rf"{broken} of 44 images cannot be used.*left/0[34]\.png cannot be read"):
+        load(split, "train", SIZE)
+    assert len(load(split, "train", SIZE, skip_broken=True)) == 44 - broken
+    assert len(find_images(tmp_path / "data")["left"]) == 24
+
+
+def test_a_csv_is_checked(data: Path, tmp_path: Path) -> None:
+    def refused(match: str, *rows: str) -> None:
+        (tmp_path / "split.csv").write_text("\n".join(("file,label,split,group", *rows)) + "\n")
+        with pytest.raises(UserError, match=match):
+            read_split(data, tmp_path / "split.csv")
+
+    refused("names 1 files that are not in", "left/00.png,left,train,a", "left/99.png,left,test,b")
+    refused("has the splits holdout", "left/00.png,left,holdout,a")
+    refused("a is in test and train; keep it in one split", "left/00.png,left,train,a", "right/00.png,right,test,a")
+    refused("left/00.png is in test and train", "left/00.png,left,train,", "left/00.png,left,test,")
+    refused("has 1 class, two or more", "left/00.png,left,train,a")
+    (tmp_path / "split.csv").write_text("file,label\nleft/00.png,left\n")
+    with pytest.raises(UserError, match="lacks the columns split"):
+        read_split(data, tmp_path / "split.csv")
