@@ -21,7 +21,7 @@ IMA = "nnUNetTrainerIMA__nnUNetPlansIMA__2d"
 PLAIN = "nnUNetTrainerPlain__nnUNetPlansIMA__2d"
 
 
-LONGEST = ("test_scenarios", "test_workflow", "test_evaluation", "test_export", "test_checks", "test_pretrained")
+LONGEST = ("test_workflow", "test_scenarios", "test_export", "test_checks", "test_pretrained")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -140,8 +140,8 @@ def _check_resume(workspace: Workspace, scenario: Scenario, fold: Path, store: d
 def _check_counts(fold: Path, scenario: Scenario, reference: Callable[[str], NDArray[Any]]) -> None:
     """TP + FN of every slice, level and class is what numpy counts: ignored pixels are in none of them."""
     rows = list(csv.DictReader((fold / "robustness" / "slices.csv").open()))
-    assert {row["class"] for row in rows} == set(scenario.classes()) and {row["noise"] for row in rows} == {"0", "1"}
-    assert {row["kind"] for row in rows} == {"attack", "random"}
+    assert {row["class"] for row in rows} == set(scenario.classes()) and {row["level"] for row in rows} == {"0", "1"}
+    assert {row["noise"] for row in rows} == {"pgd", "random"}
     for row in rows:
         labels = reference(row["case"])[int(row["slice"])]
         positive = np.isin(labels, scenario.classes()[row["class"]]).sum()
@@ -151,6 +151,7 @@ def _check_counts(fold: Path, scenario: Scenario, reference: Callable[[str], NDA
     assert [row["epoch"] for row in margins] == ["0", "1", "2"]
 
 
+@pytest.mark.slow
 def test_natural_images(workspace: Workspace) -> None:
     """RGB files as nnU-Net's NaturalImage2DIO reads them: every case is one slice."""
     folder = workspace.folder / "raw" / "Dataset915_Natural"

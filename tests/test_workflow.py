@@ -1,14 +1,25 @@
-"""The whole way through the commands a user types: plan, train, continue, evaluate."""
+"""The whole way through the commands a user types: plan, train, continue, evaluate; killed, and in two processes."""
 
 import csv
 import json
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
+from typing import Any
 
+import nibabel
+import numpy as np
+import pytest
 import torch
 
+from nnunet_ima.cli.eval import evaluate
+from nnunet_ima.errors import UserError
+from nnunet_ima.evaluation.metrics import average_dice_index, total_voxel_dice_index
 from nnunet_ima.segmentation.finding import DISCOVERY
-from tests.conftest import IMA, PLAIN, Workspace, train
+from tests.conftest import DATASET, IMA, PLAIN, Workspace, train
 
 
 def test_training_leaves_what_nnunet_leaves_and_the_margins(trained: Workspace) -> None:
@@ -82,3 +93,209 @@ def test_an_output_folder_that_cannot_be_written_is_said_first(trained: Workspac
 def test_setup_prints_a_line_that_makes_nnunet_find_the_trainers(workspace: Workspace) -> None:
     line = workspace.run("nnunet-ima-setup", nnUNet_extTrainer="/other").stdout.strip()
     assert line == f"export nnUNet_extTrainer=/other:{DISCOVERY}"
+
+
+HEART = ("-d", "902", "-tr", "nnUNetTrainerIMA", "-device", "cpu")
+
+
+@pytest.fixture
+def ready(trained: Workspace, in_process: Workspace) -> Workspace:
+    """Trained models, and nnU-Net's variables set in this process."""
+    return trained
+
+
+def _evaluated(folder: Path, *flags: str) -> Any:
+    """The command in this process; the content of `results.json` without what differs from run to run."""
+    evaluate([*HEART, "-o", str(folder), *flags])
+    content = json.loads((folder / f"{IMA}__fold_0" / "results.json").read_text())
+    content.pop("run")
+    return content
+
+
+def test_slices_csv_gives_the_figures_of_the_table_again(ready: Workspace, tmp_path: Path) -> None:
+    content = _evaluated(tmp_path, "--noise", "2", "--steps", "2")
+    levels = {level["noise"]: level for level in content["models"][0]["levels"]}
+    counts: dict[float, dict[tuple[str, str], list[list[int]]]] = {0: {}, 2: {}}
+    for row in csv.DictReader((tmp_path / f"{IMA}__fold_0" / "slices.csv").open()):
+        if row["noise"] == "pgd":
+            slice_counts = counts[float(row["level"])].setdefault((row["case"], row["slice"]), [])
+            slice_counts.append([int(row["tp"]), int(row["fp"]), int(row["fn"])])
+            assert float(row["perturbation_norm"]) <= float(row["level"]) * (1 + 1e-5)
+    for noise, slices in counts.items():
+        rows = list(slices.values())
+        assert levels[noise]["tvdi"] == pytest.approx(100 * total_voxel_dice_index(rows), abs=1e-3)
+        assert levels[noise]["adi"] == pytest.approx(100 * average_dice_index(rows), abs=1e-3)
+
+
+def test_many_noises_in_one_report(ready: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both models; the second of them lends its noise to the first, and the other way round."""
+    monkeypatch.setattr("nnunet_ima.evaluation.audit.QUERIES", 10)
+    monkeypatch.setattr("nnunet_ima.evaluation.audit.SLICES", 3)
+    evaluate(
+        ["-d", "902", "-device", "cpu", "-o", str(tmp_path), "--noise", "1,3", "--attack",
+         "pgd,strong,square,transfer,vanish", "--vanish", "wall", "--corruptions", "gaussian,blur,motion",
+         "--steps", "3", "--strong-steps", "4", "--queries", "5", "--audit"]
+    )  # fmt: skip
+    content = json.loads((tmp_path / "results.json").read_text())
+    for model in content["models"]:
+        assert list(model["others"]) == ["strong", "square", "transfer", "vanish", "worst of all", "random"]
+        assert list(model["corruptions"]) == ["gaussian", "blur", "motion"]
+        for row in range(3):
+            levels = [model["levels"][row], *(one["levels"][row] for one in model["others"].values())]
+            assert model["others"]["worst of all"]["levels"][row]["adi"] == min(level["adi"] for level in levels)
+            assert [level["noise"] for level in levels] == [[0, 1, 3][row]] * len(levels)
+    text = (tmp_path / "report.html").read_text()
+    assert text.count("data:image/png") >= 8 and "Noise that happens" in text and "Margins" in text
+    for folder in (IMA, PLAIN):
+        assert (tmp_path / f"{folder}__fold_0" / "report.html").is_file()
+
+
+def test_linf_has_a_folder_of_its_own(ready: Workspace) -> None:
+    evaluate([*HEART, "--noise", "0.05", "--norm", "linf", "--steps", "2", "--attack", "fgsm"])
+    content = json.loads((ready.results / IMA / "fold_0" / "robustness" / "linf" / "fgsm" / "results.json").read_text())
+    assert content["models"][0]["norm"] == "linf"
+    assert content["models"][0]["levels"][1]["rms_per_pixel"] == 0.05
+
+
+@pytest.mark.parametrize("kills", [(3,), pytest.param((2, 5, 9), marks=pytest.mark.slow)], ids=["once", "three times"])
+def test_killed_at_any_moment_it_continues_and_ends_with_the_same(
+    ready: Workspace, tmp_path: Path, kills: tuple[int, ...]
+) -> None:
+    """kills: the lengths of the journal at which the process is killed."""
+    flags = ["--noise", "1,3", "--steps", "8", "--batch-size", "2"]
+    undisturbed = _evaluated(tmp_path / "undisturbed", *flags)
+    other = tmp_path / "killed"
+    journal = other / f"{IMA}__fold_0" / "journal" / "rank0.jsonl"
+    command = [str(Path(sys.executable).with_name("nnunet-ima-eval")), *HEART, "-o", str(other), *flags]
+    lengths = [0]
+    for lines in kills:
+        process = subprocess.Popen(command, env=ready.environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        while process.poll() is None and (not journal.is_file() or journal.read_bytes().count(b"\n") < lines):
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        lengths.append(journal.read_bytes().count(b"\n"))
+        assert process.returncode == -signal.SIGKILL and not (journal.parent.parent / "results.json").exists()
+    continued = _evaluated(other, *flags)
+    lengths.append(journal.read_bytes().count(b"\n"))
+    assert lengths == sorted(set(lengths))
+    for content in (undisturbed, continued):
+        content["settings"].pop("command")
+    assert continued == undisturbed
+
+
+def test_two_processes_find_what_one_finds(ready: Workspace, tmp_path: Path) -> None:
+    flags = ["--noise", "1,3", "--attack", "pgd,square", "--steps", "5", "--queries", "10", "--batch-size", "4"]
+    alone = _evaluated(tmp_path / "one", *flags)
+    subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m",
+         "nnunet_ima.cli.eval", *HEART, "-o", str(tmp_path / "two"), *flags],
+        env=ready.environment | {"OMP_NUM_THREADS": str(torch.get_num_threads())}, check=True, capture_output=True,
+    )  # fmt: skip
+    folder = tmp_path / "two" / f"{IMA}__fold_0"
+    together = json.loads((folder / "results.json").read_text())
+    assert together["models"] == alone["models"]
+    assert all((folder / "journal" / f"rank{rank}.jsonl").read_bytes().count(b"\n") > 2 for rank in range(2))
+
+
+def test_another_checkpoint_is_not_mixed_with_what_is_there(ready: Workspace, tmp_path: Path) -> None:
+    """More levels and other noises of the same model are added to its journal; another model's are refused."""
+    _evaluated(tmp_path, "--noise", "2", "--steps", "2")
+    assert len(_evaluated(tmp_path, "--noise", "1,2", "--steps", "2")["models"][0]["levels"]) == 3
+    with pytest.raises(UserError, match=r"another run \(batch size 32 instead of 3\).*--overwrite"):
+        _evaluated(tmp_path, "--noise", "2", "--steps", "2", "--batch-size", "3")
+    _evaluated(tmp_path, "--noise", "2", "--steps", "2", "--batch-size", "3", "--overwrite")
+
+
+@pytest.fixture
+def raw(ready: Workspace, tmp_path: Path) -> tuple[Path, Path]:
+    """Two raw cases and their references in folders of their own."""
+    source = ready.folder / "raw" / DATASET
+    for name, folder in (("images", "imagesTr"), ("labels", "labelsTr")):
+        (tmp_path / name).mkdir()
+        for file in sorted((source / folder).iterdir())[:2]:
+            shutil.copy(file, tmp_path / name)
+    return tmp_path / "images", tmp_path / "labels"
+
+
+def test_raw_images_give_what_their_preprocessed_cases_give(
+    ready: Workspace, raw: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cases = sorted(file.name[:-7] for file in raw[1].iterdir())
+    flags = ["--noise", "2", "--steps", "3"]
+    content = _evaluated(tmp_path / "raw", *flags, "-i", str(raw[0]), "-gt", str(raw[1]))
+    model = content["models"][0]
+    assert sorted(model["adi_per_case"]) == cases and model["unit"] == "units"
+    # The same cases as nnU-Net has preprocessed them.
+    monkeypatch.setattr("nnunet_ima.evaluation.running.held_out_cases", lambda *_: cases)
+    other = _evaluated(tmp_path / "preprocessed", *flags)["models"][0]
+    assert other["levels"] == model["levels"]
+
+
+def test_raw_cases_that_do_not_fit_are_refused(ready: Workspace, raw: tuple[Path, Path], tmp_path: Path) -> None:
+    images, labels = raw
+    reference = sorted(labels.iterdir())[0]
+    picture = nibabel.load(reference)
+    array = np.asarray(picture.dataobj)
+
+    def refused(match: str) -> None:
+        with pytest.raises(UserError, match=match):
+            _evaluated(tmp_path / "out", "--noise", "2", "-i", str(images), "-gt", str(labels))
+
+    nibabel.save(nibabel.Nifti1Image(np.where(array == 1, 7, array), picture.affine), reference)
+    refused("has the labels 7, which the model does not know")
+    nibabel.save(nibabel.Nifti1Image(array[:-1], picture.affine), reference)
+    refused("do not belong together")
+    reference.write_bytes(b"rubbish")
+    refused(f"Case {reference.name[:-7]} cannot be read")
+    reference.unlink()
+    refused(f"lacks the references {reference.name}")
+    for file in images.iterdir():
+        file.unlink()
+    refused("holds no images named like CASE_0000.nii.gz")
+
+
+def test_whole_volumes_without_noise_are_nnunets_validation(ready: Workspace, tmp_path: Path) -> None:
+    """nnU-Net's own summary.json to the last digit; images are the originals plus noise of the level, in geometry."""
+    content = _evaluated(
+        tmp_path, "--noise", "3", "--steps", "5", "--slices", "all", "--save-volumes", "--surface", "2"
+    )
+    folder = tmp_path / f"{IMA}__fold_0" / "volumes"
+    ours, theirs = (
+        json.loads(file.read_text())
+        for file in (
+            folder / "noise_0" / "summary.json",
+            ready.results / IMA / "fold_0" / "validation" / "summary.json",
+        )
+    )
+    assert ours["foreground_mean"] == theirs["foreground_mean"] and ours["mean"] == theirs["mean"]
+    assert content["models"][0]["volumes"][0]["foreground_dice"] == pytest.approx(
+        100 * theirs["foreground_mean"]["Dice"], abs=1e-3
+    )
+    volumes = content["models"][0]["volumes"]
+    assert 0 <= volumes[1]["nsd"] <= volumes[0]["nsd"] <= 100 and volumes[0]["tolerance_mm"] == 2
+    assert "Whole cases predicted by nnU-Net itself" in (folder.parent / "report.html").read_text()
+    case = ours["metric_per_case"][0]["prediction_file"].split("/")[-1][:-7]
+    original = nibabel.load(ready.folder / "raw" / DATASET / "imagesTr" / f"{case}_0000.nii.gz")
+    clean, noisy = (nibabel.load(folder / f"noise_{level}" / "images" / f"{case}_0000.nii.gz") for level in (0, 3))
+    assert np.allclose(clean.affine, original.affine) and np.array_equal(clean.get_fdata(), original.get_fdata())
+    # Phantoms are not resampled, so that the noise of each slice is that of the level, in units of the case's SD.
+    change = (noisy.get_fdata() - original.get_fdata()) / content["models"][0]["levels"][1]["rms_in_units"]
+    norms = np.sqrt((change**2).sum((0, 1))) / np.sqrt(change.shape[0] * change.shape[1])
+    assert 0.5 < np.median(norms) < 1.2
+    assert (folder / "noise_3" / f"{case}.nii.gz").is_file()
+    assert not (folder.parent / "journal" / "noise").exists()
+
+
+def test_classes_that_do_not_exist_cannot_vanish(ready: Workspace, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="--vanish liver: the model has no such class, only"):
+        _evaluated(tmp_path, "--noise", "2", "--attack", "vanish", "--vanish", "liver")
+
+
+def test_there_must_be_a_model_to_transfer_from(ready: Workspace, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="there is no other model than"):
+        _evaluated(tmp_path, "--noise", "2", "--attack", "pgd,transfer")
+    content = _evaluated(
+        tmp_path, "--noise", "2", "--steps", "2", "--attack", "pgd,transfer", "--transfer-from", "nnUNetTrainerPlain"
+    )
+    assert "transfer" in content["models"][0]["others"]

@@ -57,6 +57,7 @@ def test_installed_nnunet_finds_the_trainers_without_a_variable(copied: tuple[Pa
     assert _find(environment, "nnUNetTrainerIMA").returncode != 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("error", "said"),
     [("ModuleNotFoundError('gone', name='nnunet_ima')", ""), ("SyntaxError('broken')", "nnunet-ima cannot be used")],
