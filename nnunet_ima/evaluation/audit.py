@@ -84,9 +84,11 @@ def audit(subject: Subject, found: Sweep, batch_size: int = 32) -> list[dict[str
 def _chosen(found: Sweep, clean: NDArray[np.float64]) -> list[int]:
     """Rows of up to `SLICES` slices that are right without noise, spread over the cases."""
     right = np.flatnonzero(clean > FAILURE_THRESHOLD)
-    right = np.asarray(sorted(right, key=lambda row: found.slices[row]), dtype=int)
-    return [int(right[number]) for number in np.unique(np.linspace(0, len(right) - 1, SLICES).round().astype(int))] \
-        if len(right) else []  # fmt: skip
+    if len(right) == 0:
+        return []
+    ordered = sorted(right.tolist(), key=lambda row: found.slices[row])
+    spread = np.unique(np.linspace(0, len(ordered) - 1, SLICES).round().astype(int))
+    return [ordered[number] for number in spread]
 
 
 def _level(levels: Sequence[float], dice: NDArray[np.float64]) -> float:

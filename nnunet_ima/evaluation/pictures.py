@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from nnunet_ima.evaluation.metrics import slice_dice
+from nnunet_ima.evaluation.metrics import mean_dice, slice_dice
 from nnunet_ima.evaluation.noises import Noise
 from nnunet_ima.evaluation.robustness import Found, Sweep, stacked
 from nnunet_ima.evaluation.running import Subject
@@ -44,18 +44,22 @@ def pictures(subject: Subject, found: Sweep) -> tuple[float, list[Picture]]:
     by_name = {(item.case, item.number): item for item in subject.slices}
     return main.levels[row], [
         _picture(subject, main.noise, main.levels[row], by_name[found.slices[number]], name)
-        for name, number in zip(("Worst", "Median", "Best"), rows, strict=True)
+        for name, number in zip(("Worst", "Median", "Best"), rows, strict=False)
     ]
 
 
 def shown_row(main: Found, dice: NDArray[np.float64]) -> int:
     """The row of the level nearest to half of the mean Dice without noise, 0 only if it is alone."""
-    means = np.nanmean(dice, axis=1)
+    means = mean_dice(dice, axis=1)
     return min(range(min(1, len(means) - 1), len(means)), key=lambda row: abs(means[row] - means[0] / 2))
 
 
 def _worst_median_best(dice: NDArray[np.float64]) -> list[int]:
-    order = np.argsort(np.nan_to_num(dice, nan=0.0), kind="stable")
+    """Rows; none where no slice has a Dice."""
+    rows = np.flatnonzero(np.isfinite(dice))
+    if len(rows) == 0:
+        return []
+    order = rows[np.argsort(dice[rows], kind="stable")]
     return [int(order[0]), int(order[len(order) // 2]), int(order[-1])]
 
 
