@@ -28,7 +28,7 @@ def test_a_slice_is_drawn_with_what_was_found_even_where_that_is_nothing() -> No
     images = rng.normal(size=(2, 20, 16)).astype(np.float32)
     reference, nothing = np.zeros((1, 20, 16), bool), np.zeros((1, 20, 16), bool)
     reference[0, 5:12, 4:9] = True
-    figure = _drawn(images, reference, [reference, nothing])
+    figure = _drawn(list(images), reference, [reference, nothing])
     titles = [axes.get_title() for axes in figure.axes]
     assert titles == ["clean", "noisy", "difference x 10", "contours"]
     shown = figure.axes[2].images[0].get_array()
