@@ -84,6 +84,7 @@ def test_stock_nnunet_predicts_the_same_from_the_exported_folder(
     assert _hashes(tmp_path / "out") == _hashes(trained.folder / "with")
 
 
+@pytest.mark.slow
 def test_the_zip_installs_with_nnunets_own_command_and_predicts_the_same(
     trained: Workspace, without: dict[str, Any], tmp_path: Path
 ) -> None:
