@@ -4,6 +4,8 @@ from contextlib import AbstractContextManager, nullcontext
 
 import torch
 
+PRECISIONS = ("auto", "float32", "bfloat16")
+
 
 def native_bfloat16(device: torch.device) -> bool:
     """Whether the device computes bfloat16 itself; elsewhere it is emulated and slower than float32."""
@@ -15,3 +17,9 @@ def native_bfloat16(device: torch.device) -> bool:
 def autocast(device: torch.device, wanted: bool) -> AbstractContextManager[object]:
     """bfloat16 autocast if `wanted`, else the precision that holds already."""
     return torch.autocast(device.type, torch.bfloat16) if wanted else nullcontext()
+
+
+def attack_precision(device: torch.device, wanted: str) -> AbstractContextManager[object]:
+    """On the CPU bfloat16 if `wanted` says so, or is `auto` and the processor has it; elsewhere what holds already."""
+    chosen = wanted == "bfloat16" or (wanted == "auto" and native_bfloat16(device))
+    return autocast(device, device.type == "cpu" and chosen)

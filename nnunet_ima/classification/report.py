@@ -1,5 +1,5 @@
-"""What an evaluation of a classifier found: table, `results.json`, `images.csv`, curves, and the images that flip
-first."""
+"""What an evaluation of classifiers found: table, `results.json`, `images.csv`, `report.html`, curves, and the images
+that flip first."""
 
 import csv
 import json
@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from jinja2 import Environment, PackageLoader, select_autoescape
 from torch import Tensor
 
 from nnunet_ima.classification.data import Images
 from nnunet_ima.classification.robustness import Answers
 from nnunet_ima.files import replacing
-from nnunet_ima.plots import new_figure, save
+from nnunet_ima.plots import new_figure, png, save
 
 CELL = 20
 SHOWN = 6
@@ -34,11 +35,6 @@ def _cell(values: Sequence[float]) -> str:
     return f"{text:>{CELL}}"
 
 
-def write(folder: Path, content: dict[str, Any]) -> None:
-    with replacing(folder / "results.json") as path:
-        path.write_text(json.dumps(content, indent=2) + "\n")
-
-
 def write_images(
     folder: Path, images: Images, classes: Sequence[str], found: dict[str, dict[float, Answers]], distance: Tensor
 ) -> None:
@@ -54,27 +50,38 @@ def write_images(
                                      f"{probability:.6g}", f"{float(distance[row]):.6g}"])  # fmt: skip
 
 
-def draw(folder: Path, rows: dict[str, list[dict[str, Any]]], levels: Sequence[float]) -> None:
-    """`robustness.png` and `.svg`: accuracy against noise, a line per attack, a band for PGD's interval."""
+def curves(models: Sequence[dict[str, Any]], levels: Sequence[float]) -> Any:
+    """Accuracy against noise: of one model a line per attack, of several each one's under the strongest of its attacks,
+    with a band for its interval."""
     figure = new_figure(6, 4)
     axes = figure.subplots()
-    for attack, row in rows.items():
-        axes.plot(levels, [found["accuracy"][0] for found in row], "o-", label=attack)
-    if "pgd" in rows:
-        low, high = zip(*(found["accuracy"][1:] for found in rows["pgd"]), strict=True)
-        axes.fill_between(levels, low, high, alpha=0.15)
+    for model in models:
+        strongest = worst_attack(model)
+        for attack, row in model["attacks"].items():
+            if len(models) > 1 and attack != strongest:
+                continue
+            label = attack if len(models) == 1 else f"{model['name']}: {attack}"
+            axes.plot(levels, [found["accuracy"][0] for found in row], "o-", label=label)
+            if attack == strongest:
+                low, high = zip(*(found["accuracy"][1:] for found in row), strict=True)
+                axes.fill_between(levels, low, high, alpha=0.15, color=axes.lines[-1].get_color())
     axes.set(xlabel="noise level (norm of the noise, images in 0 to 1)", title="Accuracy (%)", ylim=(0, 100))
     axes.grid(alpha=0.3)
     axes.legend()
-    save(figure, folder, "robustness")
+    return figure
 
 
-def draw_first_to_flip(folder: Path, images: Images, classes: Sequence[str], distance: Tensor, points: Tensor) -> None:
-    """`flips.png` and `.svg`: the images that the least noise turns, on the boundary, and ten times the noise (the
-    paper's Figs. 1 and 15). Nothing where no image is right and crosses."""
+def worst_attack(model: dict[str, Any]) -> str:
+    """The attack that leaves the least accuracy, summed over the levels."""
+    return str(min(model["attacks"], key=lambda name: sum(found["accuracy"][0] for found in model["attacks"][name])))
+
+
+def first_to_flip(images: Images, classes: Sequence[str], distance: Tensor, points: Tensor) -> Any:
+    """The images that the least noise turns, on the boundary, and ten times the noise (the paper's Figs. 1 and 15).
+    None where no image is right and crosses."""
     crossing = [row for row in distance.argsort().tolist() if 0 < float(distance[row]) < float("inf")][:SHOWN]
     if not crossing:
-        return
+        return None
     figure = new_figure(2.2 * len(crossing), 6.6)
     panels = figure.subplots(3, len(crossing), squeeze=False)
     for column, row in enumerate(crossing):
@@ -87,4 +94,29 @@ def draw_first_to_flip(folder: Path, images: Images, classes: Sequence[str], dis
         panels[0, column].set_title(title, fontsize=8)
     panels[1, 0].set_title("on the boundary", fontsize=8)
     panels[2, 0].set_title("difference x 10", fontsize=8)
-    save(figure, folder, "flips")
+    return figure
+
+
+def write(folder: Path, content: dict[str, Any], flips: Sequence[Any], margins: Sequence[str | None]) -> None:
+    """`results.json`, `report.html`, `robustness.png` and `.svg`; of a single model also `flips.png` and `.svg`.
+
+    content: "models" (name, run, method, classes, images, attacks, white_noise, ...), "noise" and the settings; flips,
+    margins: of each model the figure of `first_to_flip` and its margins histogram (base64 PNG), where there are any.
+    """
+    with replacing(folder / "results.json") as path:
+        path.write_text(json.dumps(content, indent=2) + "\n")
+    figure = curves(content["models"], content["noise"])
+    save(figure, folder, "robustness")
+    if len(flips) == 1 and flips[0] is not None:
+        save(flips[0], folder, "flips")
+    environment = Environment(
+        loader=PackageLoader("nnunet_ima.evaluation"), autoescape=select_autoescape(default=True), trim_blocks=True,
+        lstrip_blocks=True,
+    )  # fmt: skip
+    models = [
+        {**model, "strongest": worst_attack(model), "flips": png(flip) if flip is not None else None, "margins": margin}
+        for model, flip, margin in zip(content["models"], flips, margins, strict=True)
+    ]
+    text = environment.get_template("classifier.html.j2").render(content=content, models=models, curves=png(figure))
+    with replacing(folder / "report.html") as path:
+        path.write_text(text, encoding="utf-8")

@@ -1,5 +1,6 @@
 """A classifier under noise: accuracy, sensitivity, specificity and AUC, clean and attacked."""
 
+import importlib.util
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -14,19 +15,33 @@ from tqdm import tqdm
 
 from nnunet_ima.attacks import CrossEntropy, Margin, apgd, ball, bpgd, pgd, square
 from nnunet_ima.attacks.ball import Norm
+from nnunet_ima.attacks.frozen import frozen
+from nnunet_ima.attacks.precision import attack_precision
 from nnunet_ima.classification.data import Images
 from nnunet_ima.classification.model import Classifier
 from nnunet_ima.classification.train import BOUNDS
+from nnunet_ima.errors import UserError
 from nnunet_ima.evaluation.statistics import RESAMPLES
+
+FOOLBOX = ("ddn", "fmn")
+"""Of Foolbox: they look for the least noise that turns an image."""
 
 Attack = Callable[[Classifier, Tensor, Tensor, float, Sequence[torch.Generator]], list[Tensor]]
 """(model, x, y, level, one generator per image) -> the candidates of each image, of which the worst counts."""
 
 
 def _pgd(steps: int, norm: Norm, model: Classifier, x: Tensor, y: Tensor, level: float, draws: Any) -> list[Tensor]:
-    """PGD twice, on cross-entropy and on the margin loss (methods: Sec. 4.3): broken if either breaks it."""
-    climb = partial(pgd, model, x, y, level, norm=norm, steps=steps, bounds=BOUNDS, generator=draws)
-    return [climb(objective=objective) for objective in (CrossEntropy(), Margin())]
+    """PGD on cross-entropy, then on the margin loss for the images that are still right (methods: Sec. 4.3): broken if
+    either breaks it."""
+    first = pgd(model, x, y, level, norm=norm, steps=steps, bounds=BOUNDS, generator=draws)
+    with torch.no_grad():
+        held = torch.nonzero(model(first).argmax(1) == y).squeeze(1)
+    second = first.clone()
+    if len(held):
+        again = [draws[row] for row in held.tolist()]
+        second[held] = pgd(model, x[held], y[held], level, objective=Margin(), norm=norm, steps=steps, bounds=BOUNDS,
+                           generator=again)  # fmt: skip
+    return [first, second]
 
 
 def _from_the_image(
@@ -39,22 +54,52 @@ def _strong(steps: int, norm: Norm, model: Classifier, x: Tensor, y: Tensor, lev
     """After AutoAttack, with one radius per image: Auto-PGD on both losses, and Square."""
     climb = partial(apgd, model, x, y, level, norm=norm, steps=steps, bounds=BOUNDS, generator=draws)
     found = [climb(objective=objective) for objective in (CrossEntropy(), Margin())]
-    return [*found, square(model, x, y, level, objective=Margin(), norm=norm, steps=5 * steps, bounds=BOUNDS,
-                           generator=draws)]  # fmt: skip
+    return [*found, *_square(5 * steps, norm, model, x, y, level, draws)]
+
+
+def _square(queries: int, norm: Norm, model: Classifier, x: Tensor, y: Tensor, level: float, draws: Any) -> list[Tensor]:
+    """Sees the model's output only."""
+    return [square(model, x, y, level, objective=Margin(), norm=norm, steps=queries, bounds=BOUNDS, generator=draws)]
 
 
 def _random(norm: Norm, model: Classifier, x: Tensor, y: Tensor, level: float, draws: Any) -> list[Tensor]:
     return [(x + level * ball.random_direction(x, draws, norm)).clamp(*BOUNDS)]
 
 
+def _foolbox(name: str, steps: int, norm: Norm, model: Classifier, x: Tensor, y: Tensor, level: float,
+             draws: Any) -> list[Tensor]:  # fmt: skip
+    """An attack of Foolbox (Rauber et al.), whose perturbation is then shortened to the noise level."""
+    import foolbox
+
+    kinds = {
+        ("fmn", "l2"): foolbox.attacks.L2FMNAttack,
+        ("fmn", "linf"): foolbox.attacks.LInfFMNAttack,
+        ("ddn", "l2"): foolbox.attacks.DDNAttack,
+    }
+    wrapped = foolbox.PyTorchModel(model, bounds=BOUNDS, device=x.device)
+    with frozen(model), torch.enable_grad():
+        return [kinds[name, norm](steps=steps)(wrapped, x, y, epsilons=level)[1].detach()]
+
+
+def check_foolbox(names: Sequence[str], norm: Norm) -> None:
+    """UserError where an attack of Foolbox is wanted that is not installed or not defined for this norm."""
+    wanted = [name for name in names if name in FOOLBOX]
+    if wanted and importlib.util.find_spec("foolbox") is None:
+        raise UserError(f"--attack {wanted[0]} is Foolbox's: install it with pip install 'nnunet-ima[foolbox]'.")
+    if "ddn" in wanted and norm != "l2":
+        raise UserError(f"--attack ddn is defined for the norm l2, this run has {norm}: leave it out.")
+
+
 def attacks(steps: int, norm: Norm) -> dict[str, Attack]:
-    """By name, in the order of their strength."""
+    """By name, in the order of their strength; Foolbox's at the end."""
     return {
         "random": partial(_random, norm),
         "fgsm": partial(_from_the_image, 1, 1.0, norm),
         "ifgsm": partial(_from_the_image, steps, 4.0, norm),
         "pgd": partial(_pgd, steps, norm),
+        "square": partial(_square, 5 * steps, norm),
         "strong": partial(_strong, steps, norm),
+        **{name: partial(_foolbox, name, steps, norm) for name in FOOLBOX},
     }
 
 
@@ -77,7 +122,8 @@ def answers(
         rows = slice(start, start + batch_size)
         x, y = images.x[rows].to(device), images.y[rows].to(device)
         draws = [torch.Generator().manual_seed(seed * 1_000_003 + row) for row in range(start, start + len(x))]
-        candidates = [x] if attack is None or level == 0 else attack(model, x, y, level, draws)
+        with attack_precision(device, "auto"):
+            candidates = [x] if attack is None or level == 0 else attack(model, x, y, level, draws)
         with torch.no_grad():
             each = torch.stack([model(candidate).float().softmax(1) for candidate in candidates])
         # The candidate that leaves least to the true class, by its lead over the best other.

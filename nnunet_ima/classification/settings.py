@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_ima.attacks.ball import NORMS, Norm
+from nnunet_ima.attacks.precision import PRECISIONS
 from nnunet_ima.errors import UserError
 from nnunet_ima.files import replacing
 
@@ -18,6 +19,7 @@ class Settings:
     """noise_max: IMA's largest margin, or the fixed noise level of `adv`, in the units of images in [0, 1].
     margin_step: IMA's Delta; None: noise_max / epochs (every image is seen once per epoch).
     optimizer: None: the paper's, AdamW for `ce` and Adam for the others, at torch's defaults; "sgd": momentum 0.9.
+    attack_precision: on the CPU; `auto`: bfloat16 where the processor computes it natively, else float32.
     """
 
     method: str = "ima"
@@ -35,6 +37,7 @@ class Settings:
     optimizer: str | None = None
     learning_rate: float | None = None
     seed: int = 0
+    attack_precision: str = "auto"
 
     def __post_init__(self) -> None:
         for name in ("epochs", "image_size", "batch_size", "steps"):
@@ -52,6 +55,7 @@ class Settings:
         allowed = (
             ("method", METHODS),
             ("norm", NORMS),
+            ("attack_precision", PRECISIONS),
             ("channels", (1, 3)),
             ("optimizer", (None, "adam", "adamw", "sgd")),
         )

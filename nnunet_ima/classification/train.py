@@ -2,7 +2,7 @@
 
 import csv
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import perf_counter
@@ -14,6 +14,7 @@ from torch.nn import functional
 from tqdm import tqdm
 
 from nnunet_ima.attacks.objective import CrossEntropy
+from nnunet_ima.attacks.precision import attack_precision
 from nnunet_ima.classification.data import Images
 from nnunet_ima.classification.model import Classifier, build
 from nnunet_ima.classification.settings import Settings
@@ -119,7 +120,9 @@ class Training:
             clean = functional.cross_entropy(logits.float(), y)
             noisy, share = None, 0.0
             if attacked:
-                twins = self.method.noisy_twins(self.model, x, y, ids, CrossEntropy(), logits)
+                twins = self.method.noisy_twins(
+                    self.model, x, y, ids, CrossEntropy(), logits, self._attack_precision
+                )
                 if len(twins.x):
                     noisy = functional.cross_entropy(self.model(twins.x.detach()).float(), y[twins.index])
                     share = len(twins.x) / len(x)
@@ -131,6 +134,9 @@ class Training:
 
     def _autocast(self) -> Any:
         return torch.autocast("cuda") if self.device.type == "cuda" else nullcontext()
+
+    def _attack_precision(self) -> AbstractContextManager[object]:
+        return attack_precision(self.device, self.settings.attack_precision)
 
     def _validate(self) -> float:
         self.model.eval()

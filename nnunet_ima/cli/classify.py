@@ -1,17 +1,20 @@
 """`nnunet-ima-classify train / eval`: the methods and attacks on a classifier of images."""
 
 import argparse
+import sys
 from dataclasses import fields, replace
 from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from nnunet_ima.cli.common import device_name, names_among, noise_levels, positive, run
 from nnunet_ima.errors import UserError
 from nnunet_ima.files import check_writable
 
-ATTACKS = ("random", "fgsm", "ifgsm", "pgd", "strong")
+ATTACKS = ("random", "fgsm", "ifgsm", "pgd", "square", "strong", "ddn", "fmn")
+USUAL = ATTACKS[:4]
 
 
 def parser() -> argparse.ArgumentParser:
@@ -58,11 +61,12 @@ def _add_train(group: Any) -> None:
 
 
 def _add_eval(group: Any) -> None:
-    group.add_argument("--model", type=Path, required=True, metavar="RUN", help="the --output of a training")
+    group.add_argument("--model", type=Path, required=True, nargs="+", metavar="RUN",
+                       help="the --output of a training; several are compared")  # fmt: skip
     group.add_argument("--noise", type=noise_levels, required=True, metavar="1,3,5", help="noise levels; 0 is added")
     group.add_argument("--data", type=Path, metavar="DIR", help="[OPTIONAL] other images than the run's test split")
-    group.add_argument("--attack", type=names_among(ATTACKS), default=ATTACKS[:-1], metavar="NAME,...",
-                       help=f"[OPTIONAL] {', '.join(ATTACKS)}; default: all but strong")  # fmt: skip
+    group.add_argument("--attack", type=names_among(ATTACKS), default=USUAL, metavar="NAME,...",
+                       help=f"[OPTIONAL] {', '.join(ATTACKS)}; default: {', '.join(USUAL)}")  # fmt: skip
     group.add_argument("--steps", type=positive, default=100, help="[OPTIONAL] of the attacks; default: 100")
     group.add_argument("--white", type=float, default=0.05, metavar="AMPLITUDE",
                        help="[OPTIONAL] of the uniform white noise; default: 0.05")  # fmt: skip
@@ -76,7 +80,7 @@ def _add_eval(group: Any) -> None:
 
 def classify(arguments: list[str] | None = None) -> None:
     args = parser().parse_args(arguments)
-    args.device = device_name(args.device)
+    args.device, args.arguments = device_name(args.device), sys.argv[1:] if arguments is None else arguments
     (_train if args.command == "train" else _evaluate)(args)
 
 
@@ -117,73 +121,40 @@ def _check_output(args: argparse.Namespace) -> None:
 
 
 def _evaluate(args: argparse.Namespace) -> None:
-    import torch
-
     from nnunet_ima.classification import report
-    from nnunet_ima.classification.robustness import answers, attacks, distances, figures, white_noise
+    from nnunet_ima.classification.running import Request, evaluate
 
-    images, classes, model, settings, state = _loaded(args)
-    folder = args.o or args.model / "robustness"
-    check_writable(folder)
-    device, levels = torch.device(args.device), sorted({0.0, *args.noise})
-    known = attacks(args.steps, settings.norm)
-    found = {
-        name: {level: answers(model, images, known[name], level, device) for level in levels} for name in args.attack
-    }
-    rows = {name: [figures(by_level[level], images, classes) for level in levels] for name, by_level in found.items()}
-    flipped = white_noise(model, images, args.white, device)
-    distance, points = distances(model, images, max(levels), settings.norm, device)
-    print(report.table(rows, levels))
-    print(f"\nWhite noise of +-{args.white:g} flips {100 * flipped:.2f} % of the images that are right without it")
-    content = {
-        "run": str(args.model), "method": settings.method, "classes": classes, "images": len(images), "noise": levels,
-        "norm": settings.norm, "steps": args.steps, "attacks": rows, "white_noise": {str(args.white): 100 * flipped},
+    names = [run.resolve().name for run in args.model]
+    if len(set(names)) < len(names):
+        raise UserError(f"--model {', '.join(map(str, args.model))}: two runs have the same name; rename a folder.")
+    several = len(names) > 1
+    base = args.o or (args.model[0].resolve().parent if several else args.model[0]) / "robustness"
+    folders = [base / name if several and args.o else run / "robustness" if several else base
+               for run, name in zip(args.model, names, strict=True)]  # fmt: skip
+    for folder in {base, *folders}:
+        check_writable(folder)
+    request = Request(args.noise, args.attack, args.steps, args.white, args.data, args.chk, args.skip_broken,
+                      args.suggest_noise, args.device)  # fmt: skip
+    evaluated = [evaluate(run, request) for run in args.model]
+    shared = {
+        "noise": request.levels, "steps": args.steps, "device": args.device,
+        "command": " ".join(["nnunet-ima-classify", *(quote(part) for part in args.arguments)]),
         "versions": {name: version(name) for name in ("nnunet-ima", "torch", "torchvision")},
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }  # fmt: skip
-    if args.suggest_noise:
-        content["suggested_noise"] = _suggested(state)
-        print(f"Suggested fixed noise level for --method adv: {content['suggested_noise']:.2g}")
-    report.write(folder, content)
-    report.write_images(folder, images, classes, found, distance)
-    report.draw(folder, rows, levels)
-    report.draw_first_to_flip(folder, images, classes, distance, points)
-    print(f"The figures are in {folder}.")
-
-
-def _loaded(args: argparse.Namespace) -> Any:
-    """(images, classes, model in eval mode, settings, checkpoint)."""
-    from nnunet_ima.classification.data import Item as DataItem
-    from nnunet_ima.classification.data import Split, find_images, load, read_split
-    from nnunet_ima.classification.model import build
-    from nnunet_ima.classification.settings import read_settings
-    from nnunet_ima.classification.train import read_checkpoint
-
-    settings, classes, data = read_settings(args.model)
-    state = read_checkpoint(args.model / args.chk)
-    if args.data:
-        items = [DataItem(file, label, "test") for label, files in find_images(args.data).items() for file in files]
-        split = Split(args.data, sorted({item.label for item in items}), items)
-        if split.classes != classes:
-            raise UserError(
-                f"--data {args.data} has the classes {', '.join(split.classes)}, the model knows {', '.join(classes)}: "
-                "name the folders as in training."
-            )
-    else:
-        split = read_split(data, args.model / "split.csv")
-    images = load(split, "test", settings.image_size, settings.channels, args.skip_broken)
-    model = build(len(classes), settings.channels, 0).to(args.device)
-    model.load_state_dict(state["model"])
-    return images, classes, model.eval(), settings, state
-
-
-def _suggested(state: dict[str, Any]) -> float:
-    """The middle of the margins of the training images that were visited (paper, App. C.3: a fixed noise level should
-    lie in the bulk of their histogram)."""
-    if "store" not in state:
-        raise UserError("--suggest-noise needs margins: evaluate a run of --method ima.")
-    margins, visits = state["store"]["margins"], state["store"]["visits"]
-    return float(margins[visits > 0].median())
+    for one, folder in zip(evaluated, folders, strict=True):
+        print(f"{one.content['name']} ({one.content['method']})\n{report.table(one.content['attacks'], request.levels)}\n")
+        for amplitude, flipped in one.content["white_noise"].items():
+            print(f"White noise of +-{amplitude} flips {flipped:.2f} % of the images that are right without it")
+        if "suggested_noise" in one.content:
+            print(f"Suggested fixed noise level for --method adv: {one.content['suggested_noise']:.2g}")
+        content = {"models": [one.content], "norm": one.content["norm"], **shared}
+        report.write(folder, content, [one.flips], [one.margins])
+        report.write_images(folder, one.images, one.content["classes"], one.found, one.distance)
+    if several:
+        content = {"models": [one.content for one in evaluated], "norm": evaluated[0].content["norm"], **shared}
+        report.write(base, content, [one.flips for one in evaluated], [one.margins for one in evaluated])
+    print(f"The figures are in {base}; read {base / 'report.html'}")
 
 
 def main() -> None:

@@ -7,12 +7,13 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+from nnunet_ima.attacks.precision import PRECISIONS
 from nnunet_ima.cli.common import device_name, nnunet_folder, noise_levels, positive, run
 from nnunet_ima.errors import UserError
 from nnunet_ima.files import replacing
 from nnunet_ima.segmentation.identifiers import dataset_name
 from nnunet_ima.segmentation.plans import check_dataset, configuration, is_2d, read_plans
-from nnunet_ima.segmentation.settings import PAPER, PRECISIONS, Settings, paper_settings
+from nnunet_ima.segmentation.settings import PAPER, Settings, paper_settings
 
 
 def parser() -> argparse.ArgumentParser:

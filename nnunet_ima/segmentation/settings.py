@@ -5,10 +5,9 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from nnunet_ima.attacks.ball import NORMS, Norm
+from nnunet_ima.attacks.precision import PRECISIONS
 from nnunet_ima.errors import UserError
 from nnunet_ima.segmentation.dice import DICE_RULES, DiceRule
-
-PRECISIONS = ("auto", "float32", "bfloat16")
 
 
 @dataclass(frozen=True)

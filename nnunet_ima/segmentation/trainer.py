@@ -17,7 +17,7 @@ from torch._dynamo import OptimizedModule
 
 from nnunet_ima.attacks.buckets import bucketed
 from nnunet_ima.attacks.frozen import frozen
-from nnunet_ima.attacks.precision import autocast, native_bfloat16
+from nnunet_ima.attacks.precision import attack_precision
 from nnunet_ima.errors import UserError
 from nnunet_ima.files import replacing
 from nnunet_ima.history import History
@@ -189,10 +189,7 @@ class nnUNetTrainerIMA(nnUNetTrainerPlain):
             self.set_deep_supervision_enabled(self.enable_deep_supervision)
 
     def _attack_precision(self) -> AbstractContextManager[object]:
-        """bfloat16 on a CPU that has it; elsewhere what nnU-Net has already opened."""
-        wanted = self.ima_settings.attack_precision
-        chosen = wanted == "bfloat16" or (wanted == "auto" and native_bfloat16(self.device))
-        return autocast(self.device, self.device.type == "cpu" and chosen)
+        return attack_precision(self.device, self.ima_settings.attack_precision)
 
     def on_train_epoch_start(self) -> None:
         super().on_train_epoch_start()
