@@ -1,6 +1,7 @@
-"""What happened to the margins, epoch by epoch: `margins.csv` and `margins.png`."""
+"""What the attacks of a training showed, epoch by epoch: `attacks.csv`, or `margins.csv` and `margins.png`."""
 
 import csv
+import math
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import torch
 
 from nnunet_ima.files import replacing
 from nnunet_ima.margins import MarginStore
-from nnunet_ima.methods.ima import Tally
+from nnunet_ima.methods.method import Tally
 from nnunet_ima.plots import two_panels
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
@@ -20,25 +21,23 @@ class History:
     def __init__(self) -> None:
         self.rows: list[dict[str, float]] = []
 
-    def add(self, epoch: int, tally: Tally, store: MarginStore, seconds: float) -> None:
-        """Shares of the epoch and its training seconds, and where the margins stand after it."""
-        quantiles = torch.quantile(store.margins, torch.tensor(QUANTILES, dtype=torch.float64)).tolist()
-        self.rows.append(
-            {
-                "epoch": epoch,
-                **tally.shares(),
-                "seconds": seconds,
+    def add(self, epoch: int, tally: Tally, store: MarginStore | None, seconds: float) -> None:
+        """Shares of the epoch and its training seconds, and where the margins stand after it, if there are any."""
+        row = {"epoch": epoch, **tally.shares(), "seconds": seconds}
+        if store is not None:
+            quantiles = torch.quantile(store.margins, torch.tensor(QUANTILES, dtype=torch.float64)).tolist()
+            row |= {
                 "margin_mean": store.margins.mean().item(),
                 **{f"margin_q{round(100 * q):02d}": value for q, value in zip(QUANTILES, quantiles, strict=True)},
                 "visited": (store.visits > 0).double().mean().item(),
             }
-        )
+        self.rows.append(row)
 
     def last_line(self) -> str:
         row = self.rows[-1]
+        margins = f"margin {row['margin_mean']:.3f} (median {row['margin_q50']:.3f}), " if "margin_mean" in row else ""
         return (
-            f"IMA: correct {row['correct']:.1%}, crossed {row['crossed']:.1%}, "
-            f"margin {row['margin_mean']:.3f} (median {row['margin_q50']:.3f}), "
+            f"correct {row['correct']:.1%}, crossed {row['crossed']:.1%}, {margins}"
             f"{row['attack_steps']:.1f} attack steps, {row['attack_seconds']:.1f} s in attacks"
         )
 
@@ -48,13 +47,15 @@ class History:
     def load_state(self, rows: list[dict[str, float]]) -> None:
         self.rows = [dict(row) for row in rows]
 
-    def write(self, folder: Path, store: MarginStore) -> None:
-        """Both files, each replaced as a whole."""
-        with replacing(folder / "margins.csv") as path, path.open("w", newline="") as file:
+    def write(self, folder: Path, store: MarginStore | None) -> None:
+        """The files, each replaced as a whole."""
+        name = "attacks.csv" if store is None else "margins.csv"
+        with replacing(folder / name) as path, path.open("w", newline="") as file:
             writer = csv.DictWriter(file, list(self.rows[-1]))
             writer.writeheader()
             writer.writerows({key: f"{value:.6g}" for key, value in row.items()} for row in self.rows)
-        plot_margins(self.rows, store, folder / "margins.png")
+        if store is not None:
+            plot_margins(self.rows, store, folder / "margins.png")
 
 
 def time_left(epoch_seconds: float, epochs: int) -> str:
@@ -70,7 +71,8 @@ def plot_margins(rows: list[dict[str, Any]], store: MarginStore, path: Path) -> 
     """
     with two_panels(path) as (histogram, growth):
         visited = store.visits > 0
-        edges = torch.linspace(0, store.maximum, 41, dtype=torch.float64).tolist()
+        largest = store.maximum if math.isfinite(store.maximum) else max(store.margins.max().item(), 1e-6)
+        edges = torch.linspace(0, largest, 41, dtype=torch.float64).tolist()
         parts = [store.margins[visited].tolist(), store.margins[~visited].tolist()]
         histogram.hist(parts, edges, stacked=True, label=["seen", "not seen yet"], color=["tab:blue", "lightgrey"])
         histogram.set(
@@ -84,6 +86,7 @@ def plot_margins(rows: list[dict[str, Any]], store: MarginStore, path: Path) -> 
                 color="tab:blue", alpha=shade, label=f"{int(low[-2:])} to {high[-2:]} %",
             )  # fmt: skip
         growth.plot(epochs, [row["margin_q50"] for row in rows], color="tab:blue", label="median")
-        growth.axhline(store.maximum, color="grey", linestyle=":", label="largest allowed")
+        if math.isfinite(store.maximum):
+            growth.axhline(store.maximum, color="grey", linestyle=":", label="largest allowed")
         growth.set(xlabel="epoch", ylabel="margin (noise level)", title="Growth of the margins")
         growth.legend()

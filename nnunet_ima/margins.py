@@ -1,5 +1,6 @@
 """One margin per training sample: the noise level at which the model is estimated to start failing on it."""
 
+import math
 from collections import defaultdict
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -13,46 +14,42 @@ from nnunet_ima.errors import UserError
 
 @dataclass
 class Outcomes:
-    """What the attacks of one epoch showed, by sample: distances where it crossed, and who was seen not crossing.
+    """What the attacks of one epoch showed: the margins that each visit of a sample proposed for it, apart for visits
+    that crossed the boundary and visits that did not.
 
-    Plain dicts and sets, so that ranks can exchange them.
+    Plain dicts, so that ranks can exchange them.
     """
 
-    distances: dict[Hashable, list[float]] = field(default_factory=lambda: defaultdict(list))
-    held: set[Hashable] = field(default_factory=set)
+    crossed: dict[Hashable, list[float]] = field(default_factory=lambda: defaultdict(list))
+    held: dict[Hashable, list[float]] = field(default_factory=lambda: defaultdict(list))
 
-    def note(self, ids: Sequence[Hashable], crossed: Sequence[bool], distance: Sequence[float]) -> None:
-        """Attacked samples only: a sample that was wrong without noise must not be noted."""
-        for sample, sample_crossed, sample_distance in zip(ids, crossed, distance, strict=True):
-            if sample_crossed:
-                self.distances[sample].append(float(sample_distance))
-            else:
-                self.held.add(sample)
+    def note(self, ids: Sequence[Hashable], crossed: Sequence[bool], proposed: Sequence[float]) -> None:
+        """Attacked samples only: a sample that was not attacked must not be noted."""
+        for sample, sample_crossed, margin in zip(ids, crossed, proposed, strict=True):
+            (self.crossed if sample_crossed else self.held)[sample].append(float(margin))
 
     def merge(self, other: "Outcomes") -> None:
         """Add the outcomes of another rank."""
-        for sample, distances in other.distances.items():
-            self.distances[sample].extend(distances)
-        self.held |= other.held
+        for own, its in ((self.crossed, other.crossed), (self.held, other.held)):
+            for sample, margins in its.items():
+                own[sample].extend(margins)
 
 
 class MarginStore:
     """The margins of a training set, moved once per epoch (IMA paper, Algorithm 2).
 
     ids: the samples, any hashable (segmentation: (case, slice); classification: file name), each once.
-    initial, expansion, maximum: in the units of the images; `maximum` is the paper's eps_max.
+    initial, maximum: in the units of the images; `maximum` is the paper's eps_max, infinite for methods without one.
     """
 
-    def __init__(self, ids: Iterable[Hashable], initial: float, expansion: float, maximum: float) -> None:
+    def __init__(self, ids: Iterable[Hashable], initial: float, maximum: float = math.inf) -> None:
         self.ids = list(ids)
         self._row = {sample: row for row, sample in enumerate(self.ids)}
         if len(self._row) != len(self.ids):
             raise ValueError("ids must name every sample once.")
-        if not (initial >= 0 and expansion >= 0 and maximum >= 0):
-            raise ValueError(
-                f"initial, expansion and maximum must not be negative, got {initial}, {expansion} and {maximum}."
-            )
-        self.expansion, self.maximum = float(expansion), float(maximum)
+        if not (initial >= 0 and maximum >= 0):
+            raise ValueError(f"initial and maximum must not be negative, got {initial} and {maximum}.")
+        self.maximum = float(maximum)
         self.margins = torch.full((len(self.ids),), min(float(initial), self.maximum), dtype=torch.float64)
         self.visits = torch.zeros(len(self.ids), dtype=torch.long)
 
@@ -64,27 +61,23 @@ class MarginStore:
         return f"MarginStore({len(self)} samples, mean margin {mean:.3f}, at most {self.maximum:g})"
 
     def get(self, ids: Sequence[Hashable]) -> Tensor:
-        """The margins of these samples, shape (N,), float32. KeyError for an unknown one."""
-        return self.margins[[self._row[sample] for sample in ids]].float()
+        """The margins of these samples, shape (N,), float64. KeyError for an unknown one."""
+        return self.margins[[self._row[sample] for sample in ids]]
 
     def __contains__(self, sample: Hashable) -> bool:
         return sample in self._row
 
     def update(self, outcomes: Outcomes) -> None:
-        """Move each seen margin once: E <- (mean distance + E)/2 where it crossed at least once in the epoch,
-        E <- E + expansion where it never did; then clip to [0, maximum]. Unseen margins stay.
+        """Move each seen margin once: to the mean of what was proposed where it crossed, if it crossed at least once in
+        the epoch, else to the mean of what was proposed where it held; then clip to [0, maximum]. Unseen margins stay.
 
         The result does not depend on the order in which the outcomes were noted.
         """
-        for sample, distances in outcomes.distances.items():
+        for sample, proposed in (outcomes.held | outcomes.crossed).items():
             row = self._row[sample]
-            mean = sum(sorted(distances)) / len(distances)
-            self.margins[row] = (mean + self.margins[row]) / 2
-        for sample in outcomes.held - outcomes.distances.keys():
-            self.margins[self._row[sample]] += self.expansion
+            self.margins[row] = sum(sorted(proposed)) / len(proposed)
+            self.visits[row] += 1
         self.margins.clamp_(0, self.maximum)
-        for sample in outcomes.held | outcomes.distances.keys():
-            self.visits[self._row[sample]] += 1
 
     def state(self) -> dict[str, Any]:
         """Plain lists, tensors and numbers, for a checkpoint."""
@@ -92,7 +85,6 @@ class MarginStore:
             "ids": [list(sample) if isinstance(sample, tuple) else sample for sample in self.ids],
             "margins": self.margins.clone(),
             "visits": self.visits.clone(),
-            "expansion": self.expansion,
             "maximum": self.maximum,
         }
 

@@ -1,4 +1,4 @@
-"""Two moons: decision boundaries of plain, vanilla adversarial and IMA training side by side (IMA paper, Fig. 6).
+"""Two moons: decision boundaries of the training methods side by side (IMA paper, Fig. 6).
 
     python scripts/moons.py --output moons.png
 
@@ -9,26 +9,26 @@ under 100-PGD.
 
 import argparse
 from pathlib import Path
-from typing import Any
+from time import perf_counter
 
 import numpy as np
 import torch
 from sklearn.datasets import make_moons
 from torch import Tensor, nn
-from torch.nn import functional
 from tqdm import tqdm
 
-from nnunet_ima.attacks import CrossEntropy, bpgd, pgd
-from nnunet_ima.cli.common import positive
+from nnunet_ima.attacks import bpgd, pgd
+from nnunet_ima.classification.train import ClassificationBatch
+from nnunet_ima.cli.common import names_among, positive
 from nnunet_ima.files import replacing
-from nnunet_ima.margins import MarginStore
-from nnunet_ima.methods.ima import IMA
-from nnunet_ima.methods.plain import Plain
-from nnunet_ima.methods.vanilla import Vanilla
+from nnunet_ima.methods.method import Method, Run
+from nnunet_ima.methods.registry import build, method_named, methods
 from nnunet_ima.plots import new_figure
 
 NOISE = 0.3
 LEVELS = (0.0, 0.1, 0.2, 0.3)
+RANGE = 4.0
+"""Of the coordinates, which SMD and IAAT count in 255ths of."""
 SPREAD = 0.05
 """Standard deviation of the points around their moons."""
 
@@ -36,6 +36,9 @@ SPREAD = 0.05
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=Path("moons.png"), help="default: moons.png")
+    known = tuple(methods())
+    parser.add_argument("--methods", type=names_among(known), default=("ce", "adv", "ima"), metavar="NAME,...",
+                        help=f"{', '.join(known)}; default: ce,adv,ima")  # fmt: skip
     parser.add_argument("--epochs", type=positive, default=30)
     parser.add_argument("--points", type=positive, default=20000, help="training points; default: 20000")
     parser.add_argument("--seed", type=int, default=0)
@@ -47,7 +50,7 @@ def points(count: int, seed: int) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(x).float(), torch.from_numpy(y).long()
 
 
-def build(seed: int) -> nn.Module:
+def new_network(seed: int) -> nn.Module:
     torch.manual_seed(seed)
     return nn.Sequential(
         nn.Linear(2, 32), nn.LeakyReLU(), nn.Linear(32, 64), nn.LayerNorm(64), nn.LeakyReLU(), nn.Linear(64, 128),
@@ -55,29 +58,21 @@ def build(seed: int) -> nn.Module:
     )  # fmt: skip
 
 
-def methods(count: int, epochs: int) -> dict[str, Plain | Vanilla | IMA]:
-    step = NOISE / epochs
-    return {
-        "ce": Plain(),
-        "adv": Vanilla(NOISE),
-        "ima": IMA(MarginStore(range(count), initial=step, expansion=step, maximum=NOISE)),
-    }
+def begun(word: str, count: int, epochs: int) -> Method:
+    """A method at the noise level `NOISE`, ready to train."""
+    method = build(method_named(word), {}, NOISE, "l2")
+    method.begin(Run(range(count), epochs, shape=(2,), intensity_range=lambda: RANGE))
+    return method
 
 
-def train(model: nn.Module, method: Any, x: Tensor, y: Tensor, epochs: int, name: str) -> None:
+def train(model: nn.Module, method: Method, x: Tensor, y: Tensor, epochs: int) -> None:
     optimizer = torch.optim.Adam(model.parameters())
-    for _ in tqdm(range(epochs), name, leave=False):
+    for epoch in tqdm(range(epochs), method.label, leave=False):
+        method.start_epoch(epoch / epochs)
         for rows in torch.randperm(len(x)).split(128):  # type: ignore[no-untyped-call]
             optimizer.zero_grad()
-            logits = model(x[rows])
-            loss = functional.cross_entropy(logits, y[rows])
-            if not method.is_off:
-                twins = method.noisy_twins(model, x[rows], y[rows], rows.tolist(), CrossEntropy())
-                noisy = None
-                if len(twins.x):
-                    noisy = functional.cross_entropy(model(twins.x.detach()), y[rows][twins.index])
-                loss = method.mix(loss, noisy, len(twins.x) / len(rows))
-            loss.backward()  # type: ignore[no-untyped-call]
+            batch = ClassificationBatch(x[rows], y[rows], rows.tolist(), model, method.tally, shares=not method.is_off)
+            method.loss(batch).backward()  # type: ignore[no-untyped-call]
             optimizer.step()
         method.end_epoch()
 
@@ -94,10 +89,15 @@ def measure(model: nn.Module, x: Tensor, y: Tensor) -> tuple[list[float], list[f
 
 
 def draw(models: dict[str, nn.Module], x: Tensor, y: Tensor, path: Path) -> None:
-    figure = new_figure(4 * len(models), 3.4)
+    wide = min(len(models), 4)
+    tall = -(-len(models) // wide)
+    figure = new_figure(4 * wide, 3.2 * tall)
+    panels = figure.subplots(tall, wide, squeeze=False).ravel()
+    for unused in panels[len(models) :]:
+        unused.axis("off")
     columns, rows = np.meshgrid(np.linspace(-1.6, 2.6, 300), np.linspace(-1.2, 1.7, 220))
     grid = torch.from_numpy(np.stack([columns.ravel(), rows.ravel()], 1)).float()
-    for axes, (name, model) in zip(figure.subplots(1, len(models)), models.items(), strict=True):
+    for axes, (name, model) in zip(panels, models.items(), strict=False):
         with torch.no_grad():
             lead = (model(grid) @ torch.tensor([-1.0, 1.0])).reshape(rows.shape).numpy()
         axes.contourf(columns, rows, lead > 0, levels=[-0.5, 0.5, 1.5], colors=["#d1e5f0", "#fddbc7"])
@@ -115,14 +115,19 @@ def main() -> None:
     test_x, test_y = points(2000, args.seed + 2)
     models = {}
     print("accuracy (%) under 100-PGD, and the median distance of the boundary from each class")
-    print(f"{'':6}" + "".join(f"{level:>8g}" for level in LEVELS) + f"{'class 0':>10}{'class 1':>10}{'off middle':>12}")
-    for name, method in methods(len(x), args.epochs).items():
-        model = build(args.seed)
-        train(model, method, x, y, args.epochs, name)
+    levels = "".join(f"{level:>8g}" for level in LEVELS)
+    print(f"{'':11}{levels}{'class 0':>10}{'class 1':>10}{'off middle':>12}{'seconds':>9}")
+    for word in args.methods:
+        method = begun(word, len(x), args.epochs)
+        model = new_network(args.seed)
+        started = perf_counter()
+        train(model, method, x, y, args.epochs)
+        seconds = perf_counter() - started
         accuracy, (first, second) = measure(model.eval(), test_x, test_y)
         off = abs(first - second) / (first + second)
-        print(f"{name:6}" + "".join(f"{value:8.2f}" for value in accuracy) + f"{first:10.3f}{second:10.3f}{off:12.1%}")
-        models[name] = model
+        figures = "".join(f"{value:8.2f}" for value in accuracy)
+        print(f"{word:11}{figures}{first:10.3f}{second:10.3f}{off:12.1%}{seconds:9.0f}", flush=True)
+        models[word] = model
     draw(models, test_x, test_y, args.output)
     print(f"Wrote {args.output}")
 

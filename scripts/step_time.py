@@ -11,6 +11,7 @@ import copy
 import json
 import os
 import tempfile
+from functools import partial
 from pathlib import Path
 from statistics import median
 from time import perf_counter
@@ -90,10 +91,12 @@ def main() -> None:
     device_name(args.device)
     with tempfile.TemporaryDirectory() as results:
         os.environ["nnUNet_results"] = results  # noqa: SIM112 (nnU-Net's spelling)
+        from nnunet_ima.segmentation.plain_trainer import nnUNetTrainerPlain
+
         trainer = build(args)
         sizes: list[int] = []
         trainer.network.register_forward_pre_hook(lambda module, inputs: sizes.append(len(inputs[0])))
-        steps = {"plain": super(type(trainer), trainer).train_step, "IMA": trainer.train_step}
+        steps = {"plain": partial(nnUNetTrainerPlain.train_step, trainer), "IMA": trainer.train_step}
         times: dict[str, list[tuple[float, float, float]]] = {name: [] for name in steps}
         peaks: dict[str, float] = {}
         for number in range(args.steps + 2):

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from nnunet_ima.cli.plan import OF_IMA
 from nnunet_ima.segmentation.finding import DISCOVERY, make_trainers_findable
 
 EXAMPLES = Path(__file__).parents[1] / "data_examples"
@@ -64,9 +65,17 @@ class Workspace:
 
     def write_plans(self, name: str, block: Any, batch_size: int = 4, **changes: Any) -> None:
         """A copy of the plans with this "ima" block."""
-        plans = self.plans() | {"plans_name": name, "ima": block} | changes
+        plans = self.plans() | {"plans_name": name, "ima": as_block(block)} | changes
         plans["configurations"]["2d"]["batch_size"] = batch_size
         (self.preprocessed / f"{name}.json").write_text(json.dumps(plans))
+
+
+def as_block(flat: Any) -> Any:
+    """Settings by name, IMA's among them, as the "ima" block of plans has them."""
+    if not isinstance(flat, dict) or "methods" in flat:
+        return flat
+    own = {name: value for name, value in flat.items() if name in OF_IMA}
+    return {name: value for name, value in flat.items() if name not in own} | {"methods": {"ima": own}}
 
 
 @pytest.fixture(scope="session")

@@ -1,10 +1,13 @@
 """Small models whose attacks have closed forms."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
+
+from nnunet_ima.classification.train import ClassificationBatch
+from nnunet_ima.methods.method import Tally
 
 
 class LinearModel(nn.Module):
@@ -85,3 +88,8 @@ class Counting:
 def generators(seeds: list[int]) -> list[torch.Generator]:
     """One generator per sample."""
     return [torch.Generator().manual_seed(seed) for seed in seeds]
+
+
+def batch_of(model: nn.Module, x: Tensor, y: Tensor, ids: Sequence[Hashable]) -> ClassificationBatch:
+    """One training step of a classifier, as the methods see it."""
+    return ClassificationBatch(x.clone(), y, ids, model, Tally())

@@ -8,14 +8,14 @@ from matplotlib.axes import Axes
 
 from nnunet_ima.history import History, plot_margins, time_left
 from nnunet_ima.margins import MarginStore, Outcomes
-from nnunet_ima.methods.ima import Tally
+from nnunet_ima.methods.method import Tally
 
 
 def grown_store(maximum: float = 10.0) -> MarginStore:
     """Five margins: 1, 3, 3, 3, 3, the first never seen."""
-    store = MarginStore(range(5), 1.0, 2.0, maximum)
+    store = MarginStore(range(5), 1.0, maximum)
     outcomes = Outcomes()
-    outcomes.note([1, 2, 3, 4], [False] * 4, [0.0] * 4)
+    outcomes.note([1, 2, 3, 4], [False] * 4, [3.0] * 4)
     store.update(outcomes)
     return store
 

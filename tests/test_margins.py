@@ -14,14 +14,14 @@ from nnunet_ima.margins import MarginStore, Outcomes
 IDS: list[Hashable] = [("case", 0), ("case", 1), ("other", 0)]
 
 
-def store(initial: float = 2.0, expansion: float = 2.0, maximum: float = 10.0) -> MarginStore:
-    return MarginStore(IDS, initial, expansion, maximum)
+def store(initial: float = 2.0, maximum: float = 10.0) -> MarginStore:
+    return MarginStore(IDS, initial, maximum)
 
 
 def seen(*visits: tuple[Hashable, bool, float]) -> Outcomes:
     outcomes = Outcomes()
-    for sample, crossed, distance in visits:
-        outcomes.note([sample], [crossed], [distance])
+    for sample, crossed, proposed in visits:
+        outcomes.note([sample], [crossed], [proposed])
     return outcomes
 
 
@@ -32,10 +32,10 @@ def test_every_margin_starts_at_the_initial_one_but_not_above_the_maximum() -> N
 
 def test_get_follows_the_order_asked_for() -> None:
     margins = store()
-    margins.update(seen((IDS[2], True, 1.0)))
+    margins.update(seen((IDS[2], True, 1.5)))
     assert margins.get([IDS[2], IDS[0], IDS[2]]).tolist() == [1.5, 2.0, 1.5]
     assert margins.get([]).shape == (0,)
-    assert margins.get(IDS).dtype == torch.float32
+    assert margins.get(IDS).dtype == torch.float64
 
 
 def test_get_refuses_a_sample_without_margin() -> None:
@@ -45,29 +45,31 @@ def test_get_refuses_a_sample_without_margin() -> None:
         store().get([("case", 2)])
 
 
-def test_a_sample_that_held_expands_a_crosser_shrinks_half_way_and_the_unseen_stays() -> None:
+def test_a_margin_moves_to_what_was_proposed_and_the_unseen_stays() -> None:
     margins = store()
-    margins.update(seen((IDS[0], False, 0.0), (IDS[1], True, 0.5)))
+    margins.update(seen((IDS[0], False, 4.0), (IDS[1], True, 1.25)))
     assert margins.get(IDS).tolist() == [4.0, 1.25, 2.0]
     assert margins.visits.tolist() == [1, 1, 0]
 
 
 def test_margins_never_leave_zero_to_maximum() -> None:
     margins = store()
-    for _ in range(9):
-        margins.update(seen((IDS[0], False, 0.0), (IDS[1], True, 50.0)))
-    assert margins.get(IDS).tolist() == [10.0, 10.0, 2.0]
+    margins.update(seen((IDS[0], False, -1.0), (IDS[1], True, 50.0)))
+    assert margins.get(IDS).tolist() == [0.0, 10.0, 2.0]
+    endless = MarginStore(IDS, 2.0)
+    endless.update(seen((IDS[0], False, 1e6)))
+    assert endless.get(IDS).tolist() == [1e6, 2.0, 2.0]
 
 
-def test_any_crossing_wins_and_the_distances_are_averaged() -> None:
+def test_any_crossing_wins_and_proposals_are_averaged() -> None:
     margins = store()
-    margins.update(seen((IDS[0], False, 0.0), (IDS[0], True, 1.0), (IDS[0], False, 0.0), (IDS[0], True, 0.5)))
-    assert margins.get(IDS).tolist() == [(0.75 + 2) / 2, 2.0, 2.0]
+    margins.update(seen((IDS[0], False, 9.0), (IDS[0], True, 1.0), (IDS[0], False, 9.0), (IDS[0], True, 0.5)))
+    assert margins.get(IDS).tolist() == [0.75, 2.0, 2.0]
 
 
-def test_a_sample_seen_often_expands_once() -> None:
+def test_a_sample_seen_often_moves_once() -> None:
     margins = store()
-    margins.update(seen(*[(IDS[0], False, 0.0)] * 5))
+    margins.update(seen(*[(IDS[0], False, 4.0)] * 5))
     assert margins.get(IDS).tolist() == [4.0, 2.0, 2.0]
     assert margins.visits.tolist() == [1, 0, 0]
 
@@ -111,13 +113,11 @@ def saved_and_loaded(state: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.mark.parametrize("ids", [IDS, ["a.png", "b.png", "c.png"], [7, 8, 9]])
 def test_margins_survive_a_checkpoint_whatever_the_order_of_the_samples(ids: list[Hashable]) -> None:
-    before, after = MarginStore(ids, 2, 2, 10), MarginStore(ids[::-1], 5, 5, 10)
-    before.update(seen((ids[0], True, 1.0), (ids[1], False, 0.0)))
+    before, after = MarginStore(ids, 2, 10), MarginStore(ids[::-1], 5, 10)
+    before.update(seen((ids[0], True, 1.5), (ids[1], False, 4.0)))
     after.load_state(saved_and_loaded(before.state()))
     assert after.get(ids).tolist() == before.get(ids).tolist() == [1.5, 4.0, 2.0]
     assert after.visits.tolist() == [0, 1, 1]
-    # The length of the step is a setting, not a memory.
-    assert after.expansion == 5
 
 
 def test_the_state_is_a_copy() -> None:
@@ -158,17 +158,17 @@ def test_a_state_that_does_not_fit_is_refused_and_changes_nothing(change: dict[s
 
 def test_duplicate_samples_are_refused() -> None:
     with pytest.raises(ValueError, match="ids must name every sample once"):
-        MarginStore(["a", "b", "a"], 1, 1, 1)
+        MarginStore(["a", "b", "a"], 1, 1)
 
 
-@pytest.mark.parametrize("name", ["initial", "expansion", "maximum"])
+@pytest.mark.parametrize("name", ["initial", "maximum"])
 @pytest.mark.parametrize("value", [-1.0, math.nan])
 def test_negative_settings_are_refused(name: str, value: float) -> None:
-    with pytest.raises(ValueError, match="initial, expansion and maximum must not be negative"):
+    with pytest.raises(ValueError, match="initial and maximum must not be negative"):
         store(**{name: value})
 
 
 def test_repr_tells_size_mean_and_maximum() -> None:
     assert repr(store()) == "MarginStore(3 samples, mean margin 2.000, at most 10)"
-    assert len(MarginStore([], 1, 1, 1)) == 0
-    assert "0 samples" in repr(MarginStore([], 1, 1, 1))
+    assert len(MarginStore([], 1, 1)) == 0
+    assert "0 samples" in repr(MarginStore([], 1, 1))

@@ -32,6 +32,20 @@ class Objective:
         """By which the worst point of a path is chosen, shape (N,); ties go to the larger loss."""
         return self.loss(logits, y).detach()
 
+    # What the training methods that weigh probabilities ask for besides.
+
+    def log_probabilities(self, logits: Tensor) -> Tensor:
+        """(N, K, ...): over dimension 1 the log-probabilities of each prediction (segmentation: of each pixel)."""
+        raise NotImplementedError
+
+    def targets(self, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Of each prediction (N, ...) the right one of the K, int64, and whether it counts, bool."""
+        raise NotImplementedError
+
+    def lead(self, logits: Tensor, y: Tensor) -> Tensor:
+        """How far each sample is from being wrong, (N,), from -1 (wrong for certain) to 1; negative where wrong."""
+        raise NotImplementedError
+
 
 class CrossEntropy(Objective):
     """Classification: `logits` (N, K), `y` (N,) class numbers; correct means argmax equals the label."""
@@ -41,6 +55,18 @@ class CrossEntropy(Objective):
 
     def correct(self, logits: Tensor, y: Tensor) -> Tensor:
         return logits.argmax(1) == y
+
+    def log_probabilities(self, logits: Tensor) -> Tensor:
+        return logits.float().log_softmax(1)
+
+    def targets(self, y: Tensor) -> tuple[Tensor, Tensor]:
+        return y, torch.ones_like(y, dtype=torch.bool)
+
+    def lead(self, logits: Tensor, y: Tensor) -> Tensor:
+        """MAIL's probabilistic margin: p_y - max_{j != y} p_j."""
+        probabilities = logits.float().softmax(1)
+        true = functional.one_hot(y, logits.shape[1]).bool()
+        return probabilities[true] - probabilities.masked_fill(true, -torch.inf).amax(1)
 
 
 class Margin(CrossEntropy):

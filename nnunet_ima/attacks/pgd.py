@@ -21,6 +21,7 @@ def pgd(
     steps: int = 20,
     alpha: float = 4.0,
     random_start: bool = True,
+    start: Tensor | None = None,
     bounds: tuple[float, float] | None = None,
     generator: Generators = None,
 ) -> Tensor:
@@ -33,6 +34,7 @@ def pgd(
     steps, alpha: each step has the length alpha * epsilon / steps. `steps=1, alpha=1, random_start=False` is FGSM,
         `random_start=False` with more steps is I-FGSM.
     random_start: start uniformly in the volume of the ball instead of at `x`.
+    start: start at x + start instead, (N, ...) as `x`.
     bounds: intensities are clipped to (low, high); `x` should lie within.
     generator: for the random start, one or one per sample.
 
@@ -44,7 +46,8 @@ def pgd(
         raise ValueError(f"steps must be at least 1, got {steps}.")
     x = x.detach()
     radius = ball.per_sample(epsilon, x, "epsilon")
-    start = ball.random_point(x, radius, norm, generator) if random_start else torch.zeros_like(x)
+    if start is None:
+        start = ball.random_point(x, radius, norm, generator) if random_start else torch.zeros_like(x)
     point = ball.step_inside(x, start, radius, norm, bounds)
     worst = Worst(point)
     active = torch.nonzero(radius > 0).squeeze(1)

@@ -19,7 +19,7 @@ from nnunet_ima.attacks.frozen import frozen
 from nnunet_ima.attacks.precision import attack_precision
 from nnunet_ima.classification.data import Images
 from nnunet_ima.classification.model import Classifier
-from nnunet_ima.classification.train import BOUNDS
+from nnunet_ima.classification.settings import BOUNDS
 from nnunet_ima.errors import UserError
 from nnunet_ima.evaluation.statistics import RESAMPLES
 
@@ -57,7 +57,9 @@ def _strong(steps: int, norm: Norm, model: Classifier, x: Tensor, y: Tensor, lev
     return [*found, *_square(5 * steps, norm, model, x, y, level, draws)]
 
 
-def _square(queries: int, norm: Norm, model: Classifier, x: Tensor, y: Tensor, level: float, draws: Any) -> list[Tensor]:
+def _square(
+    queries: int, norm: Norm, model: Classifier, x: Tensor, y: Tensor, level: float, draws: Any
+) -> list[Tensor]:
     """Sees the model's output only."""
     return [square(model, x, y, level, objective=Margin(), norm=norm, steps=queries, bounds=BOUNDS, generator=draws)]
 

@@ -29,7 +29,8 @@ from nnunet_ima.errors import UserError
 @dataclass(frozen=True)
 class Request:
     """What is asked of an evaluation: noise levels (in the units of images in 0 to 1), attacks by name, their steps,
-    the amplitude of the white noise, other images than the run's test split, checkpoint."""
+    the amplitude of the white noise, other images than the run's test split, checkpoint; runs: how many are
+    compared."""
 
     noise: list[float]
     attacks: list[str]
@@ -40,6 +41,7 @@ class Request:
     skip_broken: bool
     suggest_noise: bool
     device: str
+    runs: int = 1
 
     @property
     def levels(self) -> list[float]:
@@ -67,7 +69,7 @@ def evaluate(run: Path, request: Request) -> Evaluated:
     checkpoint, device = run / request.checkpoint, torch.device(request.device)
     state = read_checkpoint(checkpoint)
     content: dict[str, Any] = {"name": run.resolve().name, "run": str(run), "method": settings.method}
-    if request.suggest_noise:
+    if request.suggest_noise and (request.runs == 1 or "store" in state):
         content["suggested_noise"] = suggested_noise(run, state)
     split = _given(request.data, classes) if request.data else read_split(data, run / "split.csv")
     images = load(split, "test", settings.image_size, settings.channels, request.skip_broken)

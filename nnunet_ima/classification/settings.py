@@ -2,7 +2,7 @@
 
 import json
 import math
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +10,20 @@ from nnunet_ima.attacks.ball import NORMS, Norm
 from nnunet_ima.attacks.precision import PRECISIONS
 from nnunet_ima.errors import UserError
 from nnunet_ima.files import replacing
+from nnunet_ima.methods.method import Method, settings_of
+from nnunet_ima.methods.registry import build, method_named
 
-METHODS = ("ce", "ima", "adv")
+BOUNDS = (0.0, 1.0)
+"""Of the intensities."""
+
+USUAL_NOISE = 30.0
+"""The paper's eps_max on COVID-19 CT."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """noise_max: IMA's largest margin, or the fixed noise level of `adv`, in the units of images in [0, 1].
-    margin_step: IMA's Delta; None: noise_max / epochs (every image is seen once per epoch).
+    """noise_max: the largest margin of `ima` and `mma`, the fixed noise level of others, in the units of images in
+    [0, 1]; None: 30, the paper's. method_settings: of the method, by name; what is not given has the method's default.
     optimizer: None: the paper's, AdamW for `ce` and Adam for the others, at torch's defaults; "sgd": momentum 0.9.
     attack_precision: on the CPU; `auto`: bfloat16 where the processor computes it natively, else float32.
     """
@@ -27,33 +33,26 @@ class Settings:
     image_size: int = 224
     channels: int = 1
     batch_size: int = 32
-    noise_max: float = 30.0
-    margin_step: float | None = None
-    beta: float = 0.5
-    steps: int = 20
-    alpha: float = 4.0
-    bisections: int = 10
+    noise_max: float | None = None
     norm: Norm = "l2"
+    method_settings: dict[str, Any] = field(default_factory=dict)
     optimizer: str | None = None
     learning_rate: float | None = None
     seed: int = 0
     attack_precision: str = "auto"
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "image_size", "batch_size", "steps"):
+        for name in ("epochs", "image_size", "batch_size"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} must be at least 1, got {getattr(self, name)}.")
         if self.image_size <= 32:
             # ResNet-18 shrinks an image by 32, and instance normalisation needs more than a single pixel.
             raise UserError(f"image_size must be above 32, got {self.image_size}: choose 64 or more.")
-        for name in ("noise_max", "margin_step", "learning_rate"):
+        for name in ("noise_max", "learning_rate"):
             value = getattr(self, name)
             if value is not None and not (math.isfinite(value) and value >= 0):
                 raise UserError(f"{name} must be a number, 0 or larger, got {value}.")
-        if not 0 <= self.beta <= 1:
-            raise UserError(f"beta must be between 0 and 1, got {self.beta}.")
         allowed = (
-            ("method", METHODS),
             ("norm", NORMS),
             ("attack_precision", PRECISIONS),
             ("channels", (1, 3)),
@@ -63,9 +62,15 @@ class Settings:
             if getattr(self, name) not in known:
                 raise UserError(f"{name} must be one of {', '.join(map(str, known))}, got {getattr(self, name)}.")
 
-    @property
-    def resolved_margin_step(self) -> float:
-        return self.noise_max / self.epochs if self.margin_step is None else self.margin_step
+        self.build()
+
+    def build(self) -> Method:
+        """The training method, not begun yet. UserError for a setting or a norm that it does not have."""
+        method = method_named(self.method)
+        if self.noise_max is not None and "noise" not in settings_of(method):
+            raise UserError(f"{method.label} has no noise level: leave --noise-max out.")
+        noise = USUAL_NOISE if self.noise_max is None else self.noise_max
+        return build(method, self.method_settings, noise, self.norm, BOUNDS)
 
     def write(self, path: Path, classes: list[str], data: Path) -> None:
         """data: the folder of the images, which the test split is read from again."""
@@ -79,7 +84,7 @@ def read_settings(run: Path) -> tuple[Settings, list[str], Path]:
     try:
         content: dict[str, Any] = json.loads((run / "settings.json").read_text())
         classes = content.pop("classes")
-        settings = Settings(**{field.name: content[field.name] for field in fields(Settings)})
+        settings = Settings(**{one.name: content[one.name] for one in fields(Settings)})
         return settings, list(classes), Path(content["data"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(

@@ -1,18 +1,19 @@
-"""Training a classifier: plain, IMA or vanilla adversarial, by the same methods as segmentation."""
+"""Training a classifier, by the same methods as segmentation."""
 
 import csv
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 from tqdm import tqdm
 
+from nnunet_ima.attacks.frozen import Model, frozen
 from nnunet_ima.attacks.objective import CrossEntropy
 from nnunet_ima.attacks.precision import attack_precision
 from nnunet_ima.classification.data import Images
@@ -21,26 +22,52 @@ from nnunet_ima.classification.settings import Settings
 from nnunet_ima.errors import UserError, first_line
 from nnunet_ima.files import remove_leftovers, replacing
 from nnunet_ima.history import History
-from nnunet_ima.margins import MarginStore
-from nnunet_ima.methods.ima import IMA
-from nnunet_ima.methods.plain import Plain
-from nnunet_ima.methods.vanilla import Vanilla
+from nnunet_ima.methods.adaptive import Adaptive
+from nnunet_ima.methods.method import Run, Tally
 from nnunet_ima.plots import two_panels
 
-BOUNDS = (0.0, 1.0)
-Method = Plain | IMA | Vanilla
+
+@dataclass
+class ClassificationPass:
+    """See `methods.method.Pass`: logits (N, classes) and their labels."""
+
+    logits: Tensor
+    y: Tensor
+
+    def loss(self) -> Tensor:
+        return functional.cross_entropy(self.logits.float(), self.y)
+
+    def losses(self) -> Tensor:
+        return functional.cross_entropy(self.logits.float(), self.y, reduction="none")
 
 
-def build_method(settings: Settings, names: list[str]) -> Method:
-    """The training method of the settings; `names` are the training images, each with a margin of its own in IMA."""
-    attack: dict[str, Any] = {"steps": settings.steps, "alpha": settings.alpha, "norm": settings.norm, "bounds": BOUNDS}
-    if settings.method == "adv":
-        return Vanilla(settings.noise_max, settings.beta, **attack)
-    if settings.method == "ima":
-        step = settings.resolved_margin_step
-        store = MarginStore(names, initial=step, expansion=step, maximum=settings.noise_max)
-        return IMA(store, settings.beta, bisections=settings.bisections, **attack)
-    return Plain()
+@dataclass
+class ClassificationBatch:
+    """See `methods.method.Batch`. shares: whether the training pass can serve attacks as their first iterate."""
+
+    x: Tensor
+    y: Tensor
+    ids: Sequence[Hashable]
+    model: nn.Module
+    tally: Tally
+    open_precision: Callable[[], AbstractContextManager[object]] = nullcontext
+    shares: bool = True
+
+    def __post_init__(self) -> None:
+        self.objective = CrossEntropy()
+        self.x = self.x.requires_grad_(self.shares)
+        self.clean = ClassificationPass(self.model(self.x), self.y)
+        self.shared_logits = self.clean.logits if self.shares else None
+
+    @contextmanager
+    def attacked(self) -> Iterator[Model]:
+        start = perf_counter()
+        with frozen(self.model), self.open_precision():
+            yield self.model
+        self.tally.seconds += perf_counter() - start
+
+    def forward(self, x: Tensor, rows: Tensor | None = None) -> ClassificationPass:
+        return ClassificationPass(self.model(x.detach()), self.y if rows is None else self.y[rows])
 
 
 def build_optimizer(settings: Settings, model: Classifier) -> torch.optim.Optimizer:
@@ -70,7 +97,9 @@ class Training:
     def __post_init__(self) -> None:
         self.model = build(len(self.classes), self.settings.channels, self.settings.seed).to(self.device)
         self.optimizer = build_optimizer(self.settings, self.model)
-        self.method = build_method(self.settings, self.train.names)
+        self.method = self.settings.build()
+        self.method.begin(Run(self.train.names, self.settings.epochs, shape=tuple(self.train.x.shape[1:])))
+        self.store = self.method.store if isinstance(self.method, Adaptive) else None
         self.history = History()
         self.generator = torch.Generator().manual_seed(self.settings.seed)
         self.scaler = torch.amp.GradScaler(enabled=self.device.type == "cuda")
@@ -81,13 +110,14 @@ class Training:
         remove_leftovers(self.folder)
         while self.epoch < self.settings.epochs:
             started = perf_counter()
+            self.method.start_epoch(self.epoch / self.settings.epochs)
             loss = self._train_epoch()
             tally = self.method.end_epoch()
             accuracy = self._validate()
             self.rows.append({"epoch": self.epoch, "loss": loss, "validation_accuracy": accuracy, **tally.shares(),
                               "seconds": perf_counter() - started})  # fmt: skip
-            if isinstance(self.method, IMA):
-                self.history.add(self.epoch, tally, self.method.store, perf_counter() - started)
+            if self.store is not None:
+                self.history.add(self.epoch, tally, self.store, perf_counter() - started)
             self.epoch += 1
             if accuracy >= self.best:
                 self.best = accuracy
@@ -115,18 +145,10 @@ class Training:
         """One optimiser step on a batch and its noisy twins; the loss."""
         self.optimizer.zero_grad(set_to_none=True)
         with self._autocast():
-            attacked = not self.method.is_off
-            logits = self.model(x.requires_grad_(attacked))
-            clean = functional.cross_entropy(logits.float(), y)
-            noisy, share = None, 0.0
-            if attacked:
-                twins = self.method.noisy_twins(
-                    self.model, x, y, ids, CrossEntropy(), logits, self._attack_precision
-                )
-                if len(twins.x):
-                    noisy = functional.cross_entropy(self.model(twins.x.detach()).float(), y[twins.index])
-                    share = len(twins.x) / len(x)
-            loss = self.method.mix(clean, noisy, share) if attacked else clean
+            batch = ClassificationBatch(
+                x, y, ids, self.model, self.method.tally, self._attack_precision, not self.method.is_off
+            )
+            loss = batch.clean.loss() if self.method.is_off else self.method.loss(batch)
         self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         self.scaler.step(self.optimizer)
         self.scaler.update()
@@ -160,8 +182,8 @@ class Training:
             "generator": self.generator.get_state(),
             "torch_generator": torch.get_rng_state(),
         }
-        if isinstance(self.method, IMA):
-            state |= {"store": self.method.store.state(), "history": self.history.state()}
+        if self.store is not None:
+            state |= {"store": self.method.state(), "history": self.history.state()}
         return state
 
     def load_state(self, state: dict[str, Any]) -> None:
@@ -171,8 +193,8 @@ class Training:
         self.scaler.load_state_dict(state["scaler"])
         self.generator.set_state(state["generator"])
         torch.set_rng_state(state["torch_generator"])
-        if isinstance(self.method, IMA):
-            self.method.store.load_state(state["store"])
+        if self.store is not None:
+            self.method.load_state(state["store"])
             self.history.load_state(state["history"])
 
     def _save(self, name: str) -> None:
@@ -180,7 +202,7 @@ class Training:
             torch.save(self.state(), path)
 
     def _write_figures(self) -> None:
-        """`log.csv`, `progress.png` and, for IMA, `margins.csv` and `margins.png`."""
+        """`log.csv`, `progress.png` and, with margins, `margins.csv` and `margins.png`."""
         with replacing(self.folder / "log.csv") as path, path.open("w", newline="") as file:
             writer = csv.DictWriter(file, list(self.rows[-1]))
             writer.writeheader()
@@ -191,8 +213,8 @@ class Training:
                 axes.plot([row["epoch"] for row in self.rows], [row[key] for row in self.rows])
                 axes.set(xlabel="epoch", title=title)
                 axes.grid(alpha=0.3)
-        if isinstance(self.method, IMA):
-            self.history.write(self.folder, self.method.store)
+        if self.store is not None:
+            self.history.write(self.folder, self.store)
 
 
 def read_checkpoint(file: Path) -> dict[str, Any]:

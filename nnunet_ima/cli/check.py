@@ -149,10 +149,16 @@ def data_set(identifier: str) -> Iterator[Link]:
                 yield Link("WARN", file.stem, "no 2D configuration", "plan one with -c 2d to train it with IMA")
                 continue
             block, usual = Settings.of(plans).block(), Settings().block()
-            own = [f"{key} {value}" for key, value in block.items() if value != usual.get(key)]
+            own = [f"{key} {value}" for key, value in flat(block).items() if value != flat(usual).get(key)]
             yield from preprocessed(file.stem, folder, plans, fit, f"settings: {', '.join(own) or 'default'}")
     except (UserError, json.JSONDecodeError) as error:
         yield Link("FAIL", "data set", str(error).rstrip("."), "see there")
+
+
+def flat(block: dict[str, Any]) -> dict[str, Any]:
+    """The settings of each method beside the others, as `--set` names them: ima.beta."""
+    own = {f"{word}.{name}": value for word, values in block["methods"].items() for name, value in values.items()}
+    return {key: value for key, value in block.items() if key != "methods"} | own
 
 
 def preprocessed(name: str, folder: Path, plans: dict[str, Any], fit: list[str], seen: str) -> Iterator[Link]:

@@ -12,6 +12,7 @@ from typing import Any
 from nnunet_ima.cli.common import device_name, names_among, noise_levels, positive, run
 from nnunet_ima.errors import UserError
 from nnunet_ima.files import check_writable
+from nnunet_ima.methods.registry import methods, parse_settings
 
 ATTACKS = ("random", "fgsm", "ifgsm", "pgd", "square", "strong", "ddn", "fmn")
 USUAL = ATTACKS[:4]
@@ -32,18 +33,22 @@ def _add_train(group: Any) -> None:
     group.add_argument("--data", type=Path, required=True, metavar="DIR",
                        help="a folder with a folder of images per class (PNG, JPEG, DICOM, NIfTI)")  # fmt: skip
     group.add_argument("--output", type=Path, required=True, metavar="RUN", help="the folder of this training")
-    group.add_argument("--method", choices=["ce", "ima", "adv"], default="ima",
-                       help="[OPTIONAL] ce: no noise; ima (default); adv: fixed noise level --noise-max")  # fmt: skip
+    group.add_argument("--method", default="ima", metavar="NAME",
+                       help=f"[OPTIONAL] {', '.join(methods())}; ce: no noise; adv: fixed noise level; default: ima",
+                       )  # fmt: skip
     group.add_argument("--epochs", type=positive, default=40, help="[OPTIONAL] default: 40")
     group.add_argument("--image-size", type=positive, default=224, help="[OPTIONAL] height and width; default: 224")
     group.add_argument("--channels", type=int, choices=[1, 3], default=1, help="[OPTIONAL] default: 1, grey")
     group.add_argument("--batch-size", type=positive, default=32, help="[OPTIONAL] default: 32")
-    group.add_argument("--noise-max", type=float, default=30.0,
-                       help="[OPTIONAL] largest margin of ima, noise level of adv: L2 norm over the image, whose "
-                       "intensities are 0 to 1; default: 30")  # fmt: skip
-    group.add_argument("--margin-step", type=float, help="[OPTIONAL] growth of a margin; default: noise-max / epochs")
-    group.add_argument("--beta", type=float, default=0.5, help="[OPTIONAL] weight of the noisy loss; default: 0.5")
-    group.add_argument("--steps", type=positive, default=20, help="[OPTIONAL] of the attack; default: 20")
+    group.add_argument("--noise-max", type=float,
+                       help="[OPTIONAL] largest margin of ima and mma, fixed noise level of others: L2 norm over the "
+                       "image, whose intensities are 0 to 1; default: 30")  # fmt: skip
+    group.add_argument("--margin-step", type=float,
+                       help="[OPTIONAL] of ima: growth of a margin; default: noise-max / epochs")  # fmt: skip
+    group.add_argument("--beta", type=float, help="[OPTIONAL] weight of the noisy loss; default: the method's")
+    group.add_argument("--steps", type=positive, help="[OPTIONAL] of the attack; default: the method's, 20 for ima")
+    group.add_argument("--set", action="append", default=[], metavar="METHOD.NAME=VALUE",
+                       help="[OPTIONAL] another setting of the method, like mail.gamma=5, several times")  # fmt: skip
     group.add_argument("--norm", choices=["l2", "linf"], default="l2", help="[OPTIONAL] default: l2")
     group.add_argument("--optimizer", choices=["adam", "adamw", "sgd"],
                        help="[OPTIONAL] default: the paper's, adamw for ce, adam for the others")  # fmt: skip
@@ -91,8 +96,8 @@ def _train(args: argparse.Namespace) -> None:
     from nnunet_ima.classification.settings import Settings
     from nnunet_ima.classification.train import Training, read_checkpoint
 
-    told = {field.name: getattr(args, field.name) for field in fields(Settings) if hasattr(args, field.name)}
-    settings = replace(Settings(), **told)
+    told = {one.name: getattr(args, one.name) for one in fields(Settings) if hasattr(args, one.name)}
+    settings = replace(Settings(), **told, method_settings=_method_settings(args))
     _check_output(args)
     split = (
         read_split(args.data, args.csv) if args.csv else split_folder(args.data, args.seed, args.test, args.validation)
@@ -106,6 +111,16 @@ def _train(args: argparse.Namespace) -> None:
         training.load_state(read_checkpoint(args.output / "checkpoint_latest.pth"))
     training.run()
     print(f"Wrote {args.output}; validation accuracy {100 * training.rows[-1]['validation_accuracy']:.1f} %")
+
+
+def _method_settings(args: argparse.Namespace) -> dict[str, Any]:
+    """UserError for a setting of another method than the one that is trained."""
+    given = {name: getattr(args, name) for name in ("margin_step", "beta", "steps") if getattr(args, name) is not None}
+    for word, values in parse_settings(args.set).items():
+        if word != args.method:
+            raise UserError(f"--set {word}.{next(iter(values))} is a setting of {word}, --method is {args.method}.")
+        given |= values
+    return given
 
 
 def _check_output(args: argparse.Namespace) -> None:
@@ -134,7 +149,7 @@ def _evaluate(args: argparse.Namespace) -> None:
     for folder in {base, *folders}:
         check_writable(folder)
     request = Request(args.noise, args.attack, args.steps, args.white, args.data, args.chk, args.skip_broken,
-                      args.suggest_noise, args.device)  # fmt: skip
+                      args.suggest_noise, args.device, len(names))  # fmt: skip
     evaluated = [evaluate(run, request) for run in args.model]
     shared = {
         "noise": request.levels, "steps": args.steps, "device": args.device,
@@ -143,7 +158,9 @@ def _evaluate(args: argparse.Namespace) -> None:
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }  # fmt: skip
     for one, folder in zip(evaluated, folders, strict=True):
-        print(f"{one.content['name']} ({one.content['method']})\n{report.table(one.content['attacks'], request.levels)}\n")
+        print(
+            f"{one.content['name']} ({one.content['method']})\n{report.table(one.content['attacks'], request.levels)}\n"
+        )
         for amplitude, flipped in one.content["white_noise"].items():
             print(f"White noise of +-{amplitude} flips {flipped:.2f} % of the images that are right without it")
         if "suggested_noise" in one.content:

@@ -11,9 +11,13 @@ from nnunet_ima.attacks.precision import PRECISIONS
 from nnunet_ima.cli.common import device_name, nnunet_folder, noise_levels, positive, run
 from nnunet_ima.errors import UserError
 from nnunet_ima.files import replacing
+from nnunet_ima.methods.registry import methods, parse_settings
 from nnunet_ima.segmentation.identifiers import dataset_name
 from nnunet_ima.segmentation.plans import check_dataset, configuration, is_2d, read_plans
 from nnunet_ima.segmentation.settings import PAPER, Settings, paper_settings
+
+OF_IMA = ("margin_step", "beta", "steps", "alpha", "bisections", "random_start")
+"""Flags of their own, for IMA is what most will train; those of the other methods come by --set."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -28,20 +32,21 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("-o", metavar="PLANS", help="[OPTIONAL] name of the copy; default: the name of -p and IMA")
     result.add_argument("--preset", choices=["paper"], help=f"[OPTIONAL] the paper's settings of {', '.join(PAPER)}")
     result.add_argument("--noise-max", type=float, metavar="EPS",
-                        help="[OPTIONAL] largest margin: L2 norm over the patch, in normalised intensities (SD); "
-                        "default: 0.1 per pixel, as root mean square")  # fmt: skip
-    result.add_argument(
-        "--margin-step",
-        type=float,
-        metavar="DELTA",
-        help="[OPTIONAL] growth of a margin per epoch; default: so that it can just reach --noise-max",
-    )
-    result.add_argument("--beta", type=float, help="[OPTIONAL] weight of the noisy loss, 0 to 1; default: 0.5")
-    result.add_argument("--steps", type=int, help="[OPTIONAL] steps of the attack; default: 20")
-    result.add_argument("--alpha", type=float, help="[OPTIONAL] step length times steps over margin; default: 4")
-    result.add_argument("--bisections", type=int, help="[OPTIONAL] bisections of the boundary; default: 10")
+                        help="[OPTIONAL] largest margin of IMA, fixed noise level of others: L2 norm over the patch, "
+                        "in normalised intensities (SD); default: 0.1 per pixel, as root mean square")  # fmt: skip
+    result.add_argument("--margin-step", type=float, metavar="DELTA",
+                        help="[OPTIONAL] of IMA: growth of a margin per epoch; default: so that it can just reach "
+                        "--noise-max")  # fmt: skip
+    result.add_argument("--beta", type=float, help="[OPTIONAL] of IMA: weight of the noisy loss, 0 to 1; default: 0.5")
+    result.add_argument("--steps", type=int, help="[OPTIONAL] of IMA: steps of the attack; default: 20")
+    result.add_argument("--alpha", type=float, help="[OPTIONAL] of IMA: step length times steps / margin; default: 4")
+    result.add_argument("--bisections", type=int, help="[OPTIONAL] of IMA: of the boundary; default: 10")
+    result.add_argument("--random-start", action="store_true", default=None,
+                        help="[OPTIONAL] of IMA: start attacks at random")  # fmt: skip
+    result.add_argument("--set", action="append", default=[], metavar="METHOD.NAME=VALUE",
+                        help=f"[OPTIONAL] a setting of any method, like trades.beta=1, several times; methods: "
+                        f"{', '.join(word for word in methods() if word != 'ce')}")  # fmt: skip
     result.add_argument("--norm", choices=["l2", "linf"], help="[OPTIONAL] norm of the noise; default: l2")
-    result.add_argument("--random-start", action="store_true", default=None, help="[OPTIONAL] start attacks at random")
     result.add_argument("--threshold", type=float, help="[OPTIONAL] Dice above which a slice is correct; default: 0.6")
     result.add_argument(
         "--dice",
@@ -82,9 +87,7 @@ def plan(arguments: list[str] | None = None) -> None:
     check_dataset(plans, dataset)
     if not is_2d(plans, args.c):
         raise UserError(f"-c {args.c}: IMA trains plain 2D configurations only; use -c 2d.")
-    start = paper_settings(int(dataset[7:10])) if args.preset else Settings()
-    given = {field.name: getattr(args, field.name) for field in fields(Settings)}
-    settings = replace(start, **{name: value for name, value in given.items() if value is not None})
+    settings = _settings(args, paper_settings(int(dataset[7:10])) if args.preset else Settings())
     plans |= {"plans_name": target_name, "ima": settings.block()}
     if args.batch_size:
         plans["configurations"][args.c]["batch_size"] = args.batch_size
@@ -93,6 +96,16 @@ def plan(arguments: list[str] | None = None) -> None:
     with replacing(target) as path:
         path.write_text(json.dumps(plans, indent=4))
     _report(target, dataset, args.c, settings, tuple(configuration(plans, args.c)["patch_size"]), _channels(folder))
+
+
+def _settings(args: argparse.Namespace, start: Settings) -> Settings:
+    """The settings of the command line over those of `start`."""
+    given = {one.name: getattr(args, one.name, None) for one in fields(Settings) if one.name != "methods"}
+    own = {name: getattr(args, name) for name in OF_IMA if getattr(args, name) is not None}
+    chosen = {word: dict(values) for word, values in start.methods.items()}
+    for word, values in (("ima", own), *parse_settings(args.set).items()):
+        chosen[word] = chosen.get(word, {}) | values
+    return replace(start, **{name: value for name, value in given.items() if value is not None}, methods=chosen)
 
 
 def _dataset_json(folder: Path) -> dict[str, Any]:

@@ -1,71 +1,34 @@
 """Vanilla adversarial training at one fixed noise level ("adv" in the IMA paper's tables; Madry et al., ICLR 2018)."""
 
-from collections.abc import Callable, Hashable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import ClassVar
 
-import torch
 from torch import Tensor
 
-from nnunet_ima.attacks.ball import Norm
-from nnunet_ima.attacks.frozen import Model
-from nnunet_ima.attacks.objective import Objective
-from nnunet_ima.attacks.pgd import pgd
-from nnunet_ima.methods.ima import Tally, Twins
+from nnunet_ima.methods.method import Batch, Method, Run, check_level, number
 
 
-@dataclass
-class Vanilla:
-    """Every sample has a twin: the worst point of PGD at `noise`. L = (l(x) + l(twin)) / 2 at the default beta.
+@dataclass(kw_only=True)
+class Vanilla(Method):
+    """Every sample has a twin, the worst point of PGD at the level `noise`. beta: weight of the noisy loss; 0.5 is the
+    IMA paper's, 1 is Madry's."""
 
-    noise: the fixed noise level, in the units of the images. beta: weight of the noisy loss. steps, alpha, norm,
-    random_start, bounds: of the attack.
-    """
+    word: ClassVar[str] = "adv"
+    label: ClassVar[str] = "Adv"
 
-    noise: float
-    beta: float = 0.5
-    steps: int = 20
-    alpha: float = 4.0
-    norm: Norm = "l2"
     random_start: bool = True
-    bounds: tuple[float, float] | None = None
-
-    def __post_init__(self) -> None:
-        self.tally = Tally()
+    noise: float | None = number(None)
+    beta: float = number(0.5, 0, 1)
 
     @property
     def is_off(self) -> bool:
         """beta = 0 and noise = 0 both mean plain training."""
         return self.beta == 0 or self.noise == 0
 
-    def noisy_twins(
-        self,
-        model: Model,
-        x: Tensor,
-        y: Tensor,
-        ids: Sequence[Hashable],
-        objective: Objective,
-        clean_logits: Tensor | None = None,
-        precision: Callable[[], AbstractContextManager[object]] = nullcontext,
-    ) -> Twins:
-        """The twins of the whole batch. ids and clean_logits are those of methods that need them."""
-        with precision():
-            noisy = pgd(
-                model, x, y, self.noise, objective=objective, norm=self.norm, steps=self.steps, alpha=self.alpha,
-                random_start=self.random_start, bounds=self.bounds,
-            )  # fmt: skip
-        self.tally.merge(Tally(len(ids), len(ids), len(ids), 0, len(ids) * self.steps))
-        return Twins(noisy, torch.arange(len(x), device=x.device))
+    def begin(self, run: Run) -> None:
+        check_level(self.label, self.noise)
 
-    def mix(self, clean: Tensor, noisy: Tensor | None, noisy_share: float) -> Tensor:
+    def loss(self, batch: Batch) -> Tensor:
         """(1-beta) l(x) + beta l(twin), means over the batch."""
-        return clean if noisy is None else (1 - self.beta) * clean + self.beta * noisy_share * noisy
-
-    def end_epoch(self, gather: Callable[[Any], list[Any]] = lambda own: [own]) -> Tally:
-        """The counts of the epoch; there is nothing to remember."""
-        total = Tally()
-        for other in gather(self.tally):
-            total.merge(other)
-        self.tally = Tally()
-        return total
+        noisy = batch.forward(self.pgd(batch, check_level(self.label, self.noise)))
+        return (1 - self.beta) * batch.clean.loss() + self.beta * noisy.loss()

@@ -103,6 +103,28 @@ class SegmentationObjective(Objective):
         """Minus the class-mean Dice, as ADI counts it: -1 for a perfect slice, 0 where nothing is left to destroy."""
         return -dice_per_class(self.counts(logits, y)).nanmean(1).nan_to_num(1.0)
 
+    def log_probabilities(self, logits: Tensor) -> Tensor:
+        """(N, K, H, W); with regions (N, 2, R, H, W): of each region that the pixel is outside, inside."""
+        logits = logits.float()
+        if not self.regions:
+            return logits.log_softmax(1)
+        return torch.stack([functional.logsigmoid(-logits), functional.logsigmoid(logits)], 1)
+
+    def targets(self, y: Tensor) -> tuple[Tensor, Tensor]:
+        reference, valid = self.reference(y)
+        if self.regions:
+            return reference.long(), valid.expand_as(reference)
+        return torch.where(valid[:, 0], y[:, 0], 0).long(), valid[:, 0]
+
+    def lead(self, logits: Tensor, y: Tensor) -> Tensor:
+        """From the soft Dice D of the slice and the threshold tau of a correct one: (D - tau) / (1 - tau) where D is
+        above tau, (D - tau) / tau below. A mean over pixels would be swamped by background."""
+        reference, _ = self.reference(y)
+        present = reference.flatten(2).any(2)
+        soft = torch.where(present, self.soft_dice(logits.float(), y), torch.nan).nanmean(1).nan_to_num(1.0)
+        above = soft - self.threshold
+        return above / torch.where(above >= 0, 1 - self.threshold, self.threshold)
+
     def prediction(self, logits: Tensor) -> Tensor:
         """Hard prediction of the foreground, bool (N, classes, H, W)."""
         if self.regions:

@@ -4,7 +4,7 @@ import os
 from typing import Any
 
 from nnunet_ima.errors import UserError
-from nnunet_ima.margins import MarginStore
+from nnunet_ima.methods.method import Method
 from nnunet_ima.segmentation.plans import configuration
 
 NEW_MARGINS = "nnUNet_ima_new_margins"
@@ -42,10 +42,10 @@ def check_fingerprint(stored: dict[str, Any], now: dict[str, Any]) -> None:
         )
 
 
-def load_margins(store: MarginStore, state: dict[str, Any]) -> None:
-    """`store.load_state(state)`, with the way out in the message: the UserError of another split names it."""
+def load_margins(method: Method, state: dict[str, Any]) -> None:
+    """`method.load_state(state)`, with the way out in the message: the UserError of another split names it."""
     try:
-        store.load_state(state)
+        method.load_state(state)
     except UserError as error:
         raise UserError(f"{str(error).rstrip('.')} ({NEW_MARGINS}=t).") from error
 

@@ -1,6 +1,6 @@
 """nnU-Net's data loader, which also says which slice each sample is."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -74,3 +74,22 @@ def slices_of(dataset: Any, labels: Any, show_progress: bool = False) -> tuple[l
         present = np.isin(segmentation[0], labels.foreground_labels).any((1, 2))
         with_foreground += [(case, int(number)) for number in np.flatnonzero(present)]
     return with_foreground, total
+
+
+def intensity_range(dataset: Any, slices: Sequence[SliceId]) -> float:
+    """How far the 0.5 and 99.5 percentiles of the preprocessed training slices lie apart."""
+    wanted: dict[str, list[int]] = {}
+    for case, number in slices:
+        wanted.setdefault(case, []).append(number)
+    parts = []
+    for case, numbers in wanted.items():
+        # Every 13th pixel is plenty for a percentile.
+        parts.append(np.asarray(dataset.load_case(case)[0][:])[:, numbers].ravel()[::13])
+    low, high = np.percentile(np.concatenate(parts), [0.5, 99.5])
+    return float(high - low)
+
+
+def probability_of_a_visit(slices: int, draws: int) -> float:
+    """P = 1-(1-1/S)^D, with S slices and D draws per epoch: nnU-Net draws with replacement, so a slice is seen in a
+    share P of the epochs only."""
+    return 1 - (1 - 1 / slices) ** draws

@@ -1,58 +1,61 @@
 """The "ima" block of a plans file: what is in it, its defaults and its limits."""
 
 import math
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from nnunet_ima.attacks.ball import NORMS, Norm
 from nnunet_ima.attacks.precision import PRECISIONS
 from nnunet_ima.errors import UserError
+from nnunet_ima.methods.ima import IMA
+from nnunet_ima.methods.method import Method
+from nnunet_ima.methods.mma import MMA
+from nnunet_ima.methods.registry import build, defaults, method_named, methods
 from nnunet_ima.segmentation.dice import DICE_RULES, DiceRule
+
+Values = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Settings of IMA training for one plans file. None means nnU-Net's own value or the rule given here.
+    """Settings of the training for one plans file. None means nnU-Net's own value or the rule given here.
 
-    noise_max: the paper's eps_max, largest margin, in units of the normalised intensities over the whole patch;
-        None: 0.1 * sqrt(C*H*W), i.e. a root mean square of 0.1 SD per pixel.
-    margin_step: the paper's Delta, initial margin and expansion per epoch; None: noise_max / (epochs * P), P the
-        probability that a slice is drawn in an epoch, so that a slice that is never broken ends at noise_max.
-    beta: weight of the noisy loss. steps, alpha, bisections, norm, random_start: of the attack.
+    noise_max: the paper's eps_max, largest margin, and noise level of the methods that have a fixed one, in units of
+        the normalised intensities over the whole patch; None: 0.1 * sqrt(C*H*W) for IMA and MMA, a root mean square of
+        0.1 SD per pixel; the others need it, or their own `noise`, or a level in the trainer's name.
+    norm: of the noise.
     threshold, dice: a slice is correct if its Dice by this rule is above the threshold.
     epochs, iterations, val_iterations: length of the training; None: nnU-Net's.
     attack_precision: on the CPU. `auto`: bfloat16 where the processor computes it natively, else float32
         (on CUDA the attack runs under nnU-Net's own autocast).
+    methods: settings by name by the word of a method, {"trades": {"beta": 1}}; what is not given has the method's
+        default.
     """
 
     noise_max: float | None = None
-    margin_step: float | None = None
-    beta: float = 0.5
-    steps: int = 20
-    alpha: float = 4.0
-    bisections: int = 10
     norm: Norm = "l2"
-    random_start: bool = False
     threshold: float = 0.6
     dice: DiceRule = "mean"
     epochs: int | None = None
     iterations: int | None = None
     val_iterations: int | None = None
     attack_precision: str = "auto"
+    methods: dict[str, Values] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name in ("noise_max", "margin_step"):
-            _check_number(name, getattr(self, name), 0, math.inf)
-        _check_number("beta", self.beta, 0, 1)
-        _check_number("alpha", self.alpha, 0, math.inf)
+        if self.noise_max is not None:
+            _check_number("noise_max", self.noise_max, 0, math.inf)
         _check_number("threshold", self.threshold, 0, 1)
-        for name, low in (("steps", 1), ("bisections", 0), ("epochs", 1), ("iterations", 1), ("val_iterations", 1)):
-            _check_count(name, getattr(self, name), low)
+        for name in ("epochs", "iterations", "val_iterations"):
+            _check_count(name, getattr(self, name))
         for name, allowed in (("norm", NORMS), ("dice", DICE_RULES), ("attack_precision", PRECISIONS)):
             if getattr(self, name) not in allowed:
                 raise UserError(f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}.")
-        if not isinstance(self.random_start, bool):
-            raise UserError(f"random_start must be true or false, got {self.random_start!r}.")
+        if not isinstance(self.methods, dict) or not all(isinstance(one, dict) for one in self.methods.values()):
+            raise UserError(f"methods must hold settings by method, got {self.methods!r}.")
+        for word, values in self.methods.items():
+            method = method_named(word)
+            build(method, values, None, method.norms[0])
 
     @classmethod
     def of(cls, plans: dict[str, Any]) -> "Settings":
@@ -66,9 +69,25 @@ class Settings:
                 raise UserError(f'The "ima" block of the plans has the unknown key {key!r}; known: {", ".join(known)}.')
         return cls(**block)
 
-    def block(self) -> dict[str, Any]:
-        """As it is written into plans: only what is set."""
-        return {name: value for name, value in asdict(self).items() if value is not None}
+    def block(self) -> Values:
+        """As it is written into plans: what is set, and the settings of all methods."""
+        written = {name: value for name, value in asdict(self).items() if value is not None}
+        return written | {"methods": self.all_methods()}
+
+    def all_methods(self) -> dict[str, Values]:
+        """Of each method that attacks its settings, the papers' where none are given."""
+        attacking = {word: method for word, method in methods().items() if word != "ce"}
+        return {word: defaults(method) | self.methods.get(word, {}) for word, method in attacking.items()}
+
+    def build(self, method: type[Method], level: float | None, channels: int, patch_size: tuple[int, ...]) -> Method:
+        """The method for patches of this size; level: in the trainer's name, None if there is none there.
+
+        UserError where the method has no such norm."""
+        given = dict(self.methods.get(method.word, {}))
+        if level is not None:
+            given["noise"] = level
+        usual = self.resolved_noise_max(channels, patch_size) if method in (IMA, MMA) else self.noise_max
+        return build(method, given, usual, self.norm)
 
     def resolved_noise_max(self, channels: int, patch_size: tuple[int, ...]) -> float:
         """eps_max for patches of this size."""
@@ -77,34 +96,20 @@ class Settings:
         return 0.1 * math.sqrt(channels * math.prod(patch_size)) if self.norm == "l2" else 0.1
 
 
-def default_margin_step(noise_max: float, epochs: int, slices: int, draws: int) -> float:
-    """Delta = eps_max / (epochs * P), P = 1-(1-1/S)^D with S slices and D draws per epoch: nnU-Net draws with
-    replacement, so a slice is seen in a share P of the epochs only."""
-    seen = 1 - (1 - 1 / slices) ** draws
-    return noise_max / (epochs * seen)
-
-
 def _check_number(name: str, value: Any, low: float, high: float) -> None:
-    if value is None and name in ("noise_max", "margin_step"):
-        return
     if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high or math.isinf(value):
         limits = f"between {low:g} and {high:g}" if math.isfinite(high) else f"a number, {low:g} or larger"
         raise UserError(f"{name} must be {limits}, got {value!r}.")
 
 
-def _check_count(name: str, value: Any, low: int) -> None:
-    if value is None and name in ("epochs", "iterations", "val_iterations"):
-        return
-    if isinstance(value, bool) or not isinstance(value, int) or value < low:
-        raise UserError(f"{name} must be a whole number, {low} or larger, got {value!r}.")
+def _check_count(name: str, value: Any) -> None:
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+        raise UserError(f"{name} must be a whole number, 1 or larger, got {value!r}.")
 
 
-PAPER: dict[str, dict[str, float]] = {
-    "D2": {"noise_max": 25.0, "margin_step": 5.0},
-    "D4": {"noise_max": 15.0, "margin_step": 2.0},
-    "D5": {"noise_max": 40.0, "margin_step": 10.0},
-}
-"""The paper's settings by MSD task (methods: 50 epochs x 50 iterations, 20-PGD, alpha 4, 10 bisections, beta 0.5)."""
+PAPER: dict[str, tuple[float, float]] = {"D2": (25.0, 5.0), "D4": (15.0, 2.0), "D5": (40.0, 10.0)}
+"""The paper's noise_max and margin_step by MSD task (methods: 50 epochs x 50 iterations, 20-PGD, alpha 4, 10
+bisections, beta 0.5)."""
 
 
 def paper_settings(dataset_id: int) -> Settings:
@@ -112,4 +117,5 @@ def paper_settings(dataset_id: int) -> Settings:
     name = f"D{dataset_id}"
     if name not in PAPER:
         raise UserError(f"preset paper knows {', '.join(PAPER)}, not {name}: give --noise-max instead.")
-    return Settings(**PAPER[name], epochs=50, iterations=50)  # type: ignore[arg-type]
+    noise_max, margin_step = PAPER[name]
+    return Settings(noise_max=noise_max, epochs=50, iterations=50, methods={"ima": {"margin_step": margin_step}})

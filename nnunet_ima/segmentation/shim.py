@@ -14,6 +14,7 @@ MARKER = "# Written by nnunet-ima-setup --install; removed by nnunet-ima-setup -
 SHIM = f"""{MARKER}
 try:
     from nnunet_ima.segmentation.discovery.nnunet_ima_trainers import *  # noqa: F403
+    from nnunet_ima.segmentation.discovery.nnunet_ima_trainers import __getattr__  # noqa: F401
 except ModuleNotFoundError as error:
     if error.name is None or error.name.split(".")[0] != "nnunet_ima":
         print(f"nnunet-ima cannot be used: {{error}}")

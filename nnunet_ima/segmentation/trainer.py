@@ -1,7 +1,7 @@
-"""`nnUNetTrainerIMA`: nnU-Net's own training loop with IMA's noisy twins.
+"""`nnUNetTrainerIMA` and its like: nnU-Net's own training loop with a method's noisy slices.
 
 No `__init__` (nnU-Net forbids it), no copy of nnU-Net's step: the step runs as it is, with a loss that also attacks
-the batch it was given and adds the loss of the noisy twins.
+the batch it was given and adds the loss of the noisy slices.
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,28 +16,43 @@ from torch import Tensor, nn
 from torch._dynamo import OptimizedModule
 
 from nnunet_ima.attacks.buckets import bucketed
-from nnunet_ima.attacks.frozen import frozen
+from nnunet_ima.attacks.frozen import Model, frozen
 from nnunet_ima.attacks.precision import attack_precision
 from nnunet_ima.errors import UserError
 from nnunet_ima.files import replacing
 from nnunet_ima.history import History
-from nnunet_ima.margins import MarginStore
-from nnunet_ima.methods.ima import IMA, Twins
+from nnunet_ima.methods.adaptive import Adaptive
+from nnunet_ima.methods.ima import IMA
+from nnunet_ima.methods.method import Method, Run, alone
 from nnunet_ima.segmentation import checks
+from nnunet_ima.segmentation.batch import SegmentationBatch, SegmentationPass
 from nnunet_ima.segmentation.checks import one_sentence
 from nnunet_ima.segmentation.dice import SegmentationObjective
 from nnunet_ima.segmentation.fingerprint import check_fingerprint, fingerprint, load_margins, new_margins_wanted
-from nnunet_ima.segmentation.loader import SliceId, loader_of, naming_slices, slice_ids, slices_of
+from nnunet_ima.segmentation.loader import (
+    SliceId,
+    intensity_range,
+    loader_of,
+    naming_slices,
+    probability_of_a_visit,
+    slice_ids,
+    slices_of,
+)
 from nnunet_ima.segmentation.plain_trainer import nnUNetTrainerPlain
 from nnunet_ima.segmentation.ranks import gathered
-from nnunet_ima.segmentation.settings import default_margin_step
+from nnunet_ima.segmentation.settings import Settings
 
 
-class nnUNetTrainerIMA(nnUNetTrainerPlain):
-    """IMA training (arXiv:2005.09147) of a 2D configuration; settings from the plans' "ima" block (`Settings`).
+class nnUNetTrainerMethod(nnUNetTrainerPlain):
+    """Training of a 2D configuration by a `Method`; settings from the plans' "ima" block (`Settings`).
 
-    The fold's output folder also gets `margins.csv` and `margins.png`; checkpoints carry the margins under "ima".
+    With a method that keeps margins the fold's output folder also gets `margins.csv` and `margins.png`, and checkpoints
+    carry the margins under "ima".
     """
+
+    method: type[Method]
+    level: float | None = None
+    """Noise level in the trainer's name (nnUNetTrainerAdv5)."""
 
     ima_checkpoint: dict[str, Any] | None = None
     """Margins and history of the checkpoint that was loaded, until training starts and knows its slices."""
@@ -46,6 +61,7 @@ class nnUNetTrainerIMA(nnUNetTrainerPlain):
     def _check_plans(cls, plans: dict[str, Any], configuration: str) -> None:
         super()._check_plans(plans, configuration)
         checks.check_configuration(plans, configuration, cls.__name__)
+        Settings.of(plans).build(cls.method, cls.level, 1, (1, 1)).begin(Run([], 1))
 
     def initialize(self) -> None:
         super().initialize()
@@ -86,36 +102,28 @@ class nnUNetTrainerIMA(nnUNetTrainerPlain):
             if checkpoint is not None:
                 self.ima_history.load_state(checkpoint["history"])
                 if takes_over:
-                    load_margins(self.ima.store, checkpoint["store"])
+                    load_margins(self.ima, checkpoint["store"])
                 else:
                     self.print_to_log_file("The margins start anew, as asked for.")
         self.print_to_log_file(self.ima, self.ima_settings)
 
-    def _build_method(self) -> IMA:
-        settings = self.ima_settings
+    def _build_method(self) -> Method:
+        """UserError where the method needs slices with foreground, and there are none."""
+        settings, patch = self.ima_settings, tuple(self.configuration_manager.patch_size)
+        method = settings.build(self.method, self.level, self.num_input_channels, patch)
         dataset = loader_of(self.dataloader_train)._data
         slices, total = slices_of(dataset, self.label_manager, show_progress=self.local_rank == 0)
         if not slices:
             raise UserError(
-                f"None of the {total} training slices has foreground: IMA has nothing to defend; check the labels."
+                f"None of the {total} training slices has foreground: {method.label} has nothing to defend; check the "
+                "labels."
             )
-        noise_max = settings.resolved_noise_max(self.num_input_channels, tuple(self.configuration_manager.patch_size))
         draws = self.num_iterations_per_epoch * self.configuration_manager.batch_size
-        step = settings.margin_step
-        if step is None:
-            step = default_margin_step(noise_max, self.num_epochs, total, draws)
-        self.print_to_log_file(
-            f"IMA: {len(slices)} of {total} training slices have a margin, at most {noise_max:.4g}, step {step:.4g}"
-        )
-        return IMA(
-            MarginStore(slices, initial=step, expansion=step, maximum=noise_max),
-            beta=settings.beta,
-            steps=settings.steps,
-            bisections=settings.bisections,
-            alpha=settings.alpha,
-            norm=settings.norm,
-            random_start=settings.random_start,
-        )
+        shape = (self.num_input_channels, *patch)
+        seen = probability_of_a_visit(total, draws)
+        method.begin(Run(slices, self.num_epochs, seen, shape, lambda: intensity_range(dataset, slices)))
+        self.print_to_log_file(f"{method.label}: {len(slices)} of {total} training slices have foreground")
+        return method
 
     def train_step(self, batch: dict[str, Any]) -> dict[str, Any]:
         if self.ima.is_off:
@@ -155,29 +163,19 @@ class nnUNetTrainerIMA(nnUNetTrainerPlain):
     def _ima_loss(
         self, stock_loss: nn.Module, data: Tensor, ids: Sequence[SliceId], output: Any, target: Any
     ) -> Tensor:
-        """nnU-Net's loss on the clean output, mixed with its loss on the twins of the slices that crossed."""
-        clean = stock_loss(output, target)
-        twins = self._noisy_twins(data, ids, output, target)
-        noisy = None
-        if len(twins.index):
-            rows = twins.index
-            chosen = [part[rows] for part in target] if isinstance(target, list) else target[rows]
-            noisy_loss = self.ima_noisy_loss or stock_loss
-            noisy = noisy_loss(self._in_buckets(len(data))(twins.x), chosen)
-        return self.ima.mix(clean, noisy, len(twins.index) / len(data))
+        """The method's loss of a step, built of nnU-Net's loss on the clean output and on noisy slices."""
+        alone = self.ima_noisy_loss or stock_loss
+        clean = SegmentationPass(output, target, stock_loss, alone)
+        batch = SegmentationBatch(
+            data, target, ids, self.ima_objective, clean, clean.logits if self._shares_clean_pass else None,
+            self._in_buckets(len(data)), partial(self._open_attack, len(data)), self.ima.tally,
+        )  # fmt: skip
+        return self.ima.loss(batch)
 
-    def _noisy_twins(self, data: Tensor, ids: Sequence[SliceId], output: Any, target: Any) -> Twins:
-        start = perf_counter()
-        full_size = output[0] if self.enable_deep_supervision else output
-        reference = target[0] if isinstance(target, list) else target
-        shared = full_size if self._shares_clean_pass else None
-        with self._single_output(), frozen(self._inner_network):
-            network = self._in_buckets(len(data))
-            twins = self.ima.noisy_twins(
-                network, data, reference, ids, self.ima_objective, shared, self._attack_precision
-            )
-        self.ima.tally.seconds += perf_counter() - start
-        return twins
+    @contextmanager
+    def _open_attack(self, largest: int) -> Iterator[Model]:
+        with self._single_output(), frozen(self._inner_network), self._attack_precision():
+            yield self._in_buckets(largest)
 
     @contextmanager
     def _single_output(self) -> Iterator[None]:
@@ -193,17 +191,19 @@ class nnUNetTrainerIMA(nnUNetTrainerPlain):
 
     def on_train_epoch_start(self) -> None:
         super().on_train_epoch_start()
+        self.ima.start_epoch(self.current_epoch / self.num_epochs)
         self.ima_epoch_start = perf_counter()
 
     def on_train_epoch_end(self, train_outputs: list[dict[str, Any]]) -> None:
         super().on_train_epoch_end(train_outputs)
         if self.ima.is_off:
             return
-        tally = self.ima.end_epoch(gathered if self.is_ddp else lambda own: [own])
-        self.ima_history.add(self.current_epoch, tally, self.ima.store, perf_counter() - self.ima_epoch_start)
+        tally = self.ima.end_epoch(gathered if self.is_ddp else alone)
+        store = self.ima.store if isinstance(self.ima, Adaptive) else None
+        self.ima_history.add(self.current_epoch, tally, store, perf_counter() - self.ima_epoch_start)
         if self.local_rank == 0:
-            self.ima_history.write(Path(self.output_folder), self.ima.store)
-        self.print_to_log_file(self.ima_history.last_line())
+            self.ima_history.write(Path(self.output_folder), store)
+        self.print_to_log_file(f"{self.ima.label}: {self.ima_history.last_line()}")
 
     def save_checkpoint(self, filename: str) -> None:
         """nnU-Net's checkpoint with the margins under "ima", moved into place when it is complete."""
@@ -213,7 +213,7 @@ class nnUNetTrainerIMA(nnUNetTrainerPlain):
             super().save_checkpoint(str(temporary))
             checkpoint = torch.load(temporary, map_location="cpu", weights_only=False)
             checkpoint["ima"] = {
-                "store": self.ima.store.state(),
+                "store": self.ima.state(),
                 "history": self.ima_history.state(),
                 "fingerprint": self.ima_fingerprint,
             }
@@ -230,6 +230,12 @@ class nnUNetTrainerIMA(nnUNetTrainerPlain):
         self.ima_checkpoint = checkpoint.get("ima")
         if self.ima_checkpoint is None:
             self.print_to_log_file("The checkpoint holds no margins: they start anew.")
+
+
+class nnUNetTrainerIMA(nnUNetTrainerMethod):
+    """IMA training (arXiv:2005.09147)."""
+
+    method = IMA
 
 
 def _same_in_eval_mode(network: nn.Module) -> bool:

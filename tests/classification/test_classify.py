@@ -207,7 +207,7 @@ def test_mistakes_are_one_sentence(
     refused("has 1 class folders, two or more are needed", *train, "--data", str(one))
     refused("is no folder", *train, "--data", str(tmp_path / "nowhere"))
     refused("leave nothing of the 24 images", *train, "--data", str(data), "--test", "24")
-    refused("beta must be between 0 and 1, got 3.0", *train, "--data", str(data), "--beta", "3")
+    refused("beta of IMA must be a number from 0 to 1, got 3.0", *train, "--data", str(data), "--beta", "3")
     refused("image_size must be above 32, got 32", *train, "--data", str(data), "--image-size", "32")
     refused("holds no interrupted training", *train, "--data", str(data), "--c")
     refused("holds no run of nnunet-ima-classify", "eval", "--model", str(one), "--noise", "1")

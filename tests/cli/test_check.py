@@ -55,4 +55,4 @@ def test_a_bad_block_fails(in_process: Workspace) -> None:
     in_process.write_plans("nnUNetPlansBadCheck", {"beta": 7})
     found = list(check.data_set("902"))
     (in_process.preprocessed / "nnUNetPlansBadCheck.json").unlink()
-    assert found[-1].state == "FAIL" and "beta must be between 0 and 1" in found[-1].seen
+    assert found[-1].state == "FAIL" and "beta of IMA must be a number from 0 to 1" in found[-1].seen

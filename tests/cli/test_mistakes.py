@@ -108,4 +108,4 @@ def test_a_bad_block_ends_training_in_one_sentence(workspace: Workspace) -> None
         check=False, nnUNet_extTrainer=str(DISCOVERY),
     )  # fmt: skip
     assert done.returncode == 1
-    assert "Traceback" not in done.stderr and "beta must be between 0 and 1, got 7" in done.stderr
+    assert "Traceback" not in done.stderr and "beta of IMA must be a number from 0 to 1, got 7" in done.stderr

@@ -1,6 +1,7 @@
 """`nnunet-ima-plan` on real plans."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,9 @@ def target(in_process: Workspace) -> Path:
 def test_the_copy_differs_by_name_block_and_batch_size_only(in_process: Workspace, target: Path) -> None:
     plan(["-d", "D902", "--noise-max", "7", "--epochs", "5", "--batch-size", "6"])
     written, original = json.loads(target.read_text()), in_process.plans()
-    assert Settings.of(written) == Settings(noise_max=7.0, epochs=5)
+    settings = Settings.of(written)
+    assert settings.all_methods() == Settings().all_methods()
+    assert replace(settings, methods={}) == Settings(noise_max=7.0, epochs=5)
     assert written.pop("plans_name") == "nnUNetPlansIMA"
     assert written["configurations"]["2d"].pop("batch_size") == 6
     del written["ima"], original["plans_name"], original["configurations"]["2d"]["batch_size"]
@@ -58,12 +61,19 @@ def test_without_settings_it_says_what_the_default_noise_means(
         (["-d", "D902", "-c", "3d_fullres"], "2D configurations only"),
         (["-d", "D902", "-c", "2d_lowres"], "no such configuration, only 2d"),
         (["-d", "D902", "-p", "nnUNetPlansX"], "does not exist"),
-        (["-d", "D902", "--beta", "1.5"], "beta must be between 0 and 1, got 1.5"),
+        (["-d", "D902", "--beta", "1.5"], "beta of IMA must be a number from 0 to 1, got 1.5"),
         (["-d", "D902", "--noise-max", "-2"], "noise_max"),
         (["-d", "D902", "--noise-max", "nan"], "noise_max"),
         (["-d", "D902", "--epochs", "0"], "epochs must be a whole number, 1 or larger, got 0"),
         (["-d", "D902", "--preset", "paper"], "preset paper knows D2, D4, D5, not D902"),
         (["-d", "D902", "-o", "nnUNetPlans"], "another name"),
+        (
+            ["-d", "D902", "--set", "trades.margin_step=2"],
+            "TRADES has no setting margin_step; it has steps, alpha, rand",
+        ),
+        (["-d", "D902", "--set", "trade.beta=2"], "There is no method 'trade'; known: ce, ima, adv"),
+        (["-d", "D902", "--set", "trades.beta"], "--set trades.beta: write METHOD.NAME=VALUE"),
+        (["-d", "D902", "--set", "mail.margin=half"], "margin of MAIL must be one of adversarial, natural, difference"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )

@@ -44,9 +44,9 @@ def train(rank: int, workspace: Workspace, folder: Path) -> None:
         margins.append(trainer.ima.store.margins.clone())
     result: dict[str, Any] = {
         "ids": trainer.ima.store.ids,
-        "step": trainer.ima.store.expansion,
+        "step": trainer.ima.step,
         "margins": margins,
-        "noted": [(dict(outcomes.distances), outcomes.held) for outcomes in noted],
+        "noted": [(dict(outcomes.crossed), dict(outcomes.held)) for outcomes in noted],
         "rows": trainer.ima_history.rows,
         "batch_size": trainer.batch_size,
         "weights": trainer.network.module.state_dict(),

@@ -32,8 +32,8 @@ def test_compiled_training_finds_the_same_boundaries_with_few_graphs(in_process:
     compiled = _steps(in_process, True, some)
     assert compiled.ima.tally.crossed == plain.ima.tally.crossed > 0
     assert compiled.ima.outcomes.held == plain.ima.outcomes.held
-    for sample, distances in plain.ima.outcomes.distances.items():
-        assert compiled.ima.outcomes.distances[sample] == pytest.approx(distances, rel=0.02)
+    for sample, margins in plain.ima.outcomes.crossed.items():
+        assert compiled.ima.outcomes.crossed[sample] == pytest.approx(margins, rel=0.02)
     # Clean pass, attack with and without gradient, twins; each at one size, then at any.
     assert 0 < counters["stats"]["unique_graphs"] <= 8
 

@@ -34,13 +34,12 @@ def test_margins_are_the_same_on_all_ranks_after_each_epoch(ranks: list[dict[str
 
 
 def test_margins_are_those_of_one_process_that_saw_all_of_it(ranks: list[dict[str, Any]]) -> None:
-    store = MarginStore(ranks[0]["ids"], ranks[0]["step"], ranks[0]["step"], 60.0)
+    store = MarginStore(ranks[0]["ids"], ranks[0]["step"], 60.0)
     assert ranks[0]["noted"][0][0] and not any(ranks[1]["noted"][0])
     for epoch in range(ranks_worker.EPOCHS):
         together = Outcomes()
         for rank in (1, 0):
-            distances, held = ranks[rank]["noted"][epoch]
-            together.merge(Outcomes(distances, held))
+            together.merge(Outcomes(*ranks[rank]["noted"][epoch]))
         store.update(together)
         assert torch.equal(store.margins, ranks[0]["margins"][epoch])
 

@@ -67,22 +67,22 @@ def test_the_step_is_the_papers_mix_of_clean_and_noisy_loss(
     batch = batches(trainer, 1)[0]
     attack_from_the_first_step(trainer, batch)
     found: list[Any] = []
-    original = trainer._noisy_twins
+    original = trainer.ima.boundary
 
     def remembered(*args: Any) -> Any:
         found.append(original(*args))
         return found[0]
 
-    monkeypatch.setattr(trainer, "_noisy_twins", remembered)
+    monkeypatch.setattr(trainer.ima, "boundary", remembered)
     weights = copied(trainer.network.state_dict())
     result = trainer.train_step(copied(batch))["loss"]
-    twins = found[0]
-    assert 0 < len(twins.index) <= 4
+    rows = found[0].crossed.nonzero().squeeze(1)
+    assert 0 < len(rows) <= 4
     trainer.network.load_state_dict(weights)
     with torch.no_grad():
         clean = trainer.loss(trainer.network(batch["data"]), batch["target"])
-        noisy = trainer.loss(trainer.network(twins.x), [part[twins.index] for part in batch["target"]])
-    assert result == pytest.approx((0.5 * clean + 0.5 * len(twins.index) / 4 * noisy).item(), rel=1e-4)
+        noisy = trainer.loss(trainer.network(found[0].x[rows]), [part[rows] for part in batch["target"]])
+    assert result == pytest.approx((0.5 * clean + 0.5 * len(rows) / 4 * noisy).item(), rel=1e-4)
 
 
 def test_a_step_leaves_the_network_as_nnunet_wants_it(in_process: Workspace) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
-from tests.conftest import Workspace
+from tests.conftest import Workspace, as_block
 
 
 def seed_everything(seed: int = 0) -> None:
@@ -28,7 +28,7 @@ def build(
     """A trainer of fold 0 on the CPU, initialised, weights drawn with seed 0."""
     content = workspace.plans() | {"plans_name": "nnUNetPlansTest", "continue_training": False}
     if block is not None:
-        content["ima"] = block
+        content["ima"] = as_block(block)
     content["configurations"]["2d"] |= {"batch_size": 4} | plans
     dataset_json = json.loads((workspace.preprocessed / "dataset.json").read_text())
     made = trainer(content, "2d", 0, dataset_json, torch.device("cpu"))

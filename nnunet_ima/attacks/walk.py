@@ -1,0 +1,66 @@
+"""PGD that counts how long a sample holds, and may stop soon after it does not (FAT, GAIRAT)."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from nnunet_ima.attacks import ball
+from nnunet_ima.attacks.ball import Generators, Norm
+from nnunet_ima.attacks.frozen import Model, frozen, input_gradient
+from nnunet_ima.attacks.objective import CrossEntropy, Objective
+
+
+@dataclass
+class Walk:
+    """x: (N, ...) where each sample stopped. held: int (N,), at how many of its iterates before a step it was right:
+    0 for a sample that is wrong from the start, `steps` for one that never was."""
+
+    x: Tensor
+    held: Tensor
+
+
+def walk(
+    model: Model,
+    x: Tensor,
+    y: Tensor,
+    epsilon: float | Tensor,
+    *,
+    objective: Objective | None = None,
+    norm: Norm = "l2",
+    steps: int = 10,
+    alpha: float = 4.0,
+    patience: int | None = None,
+    random_start: bool = False,
+    bounds: tuple[float, float] | None = None,
+    generator: Generators = None,
+) -> Walk:
+    """N-PGD from `x`; a sample stops after `patience` more steps once it is wrong (None: it takes all).
+
+    The other arguments are those of `pgd`.
+    """
+    objective = objective or CrossEntropy()
+    ball.check_norm(norm)
+    x = x.detach()
+    radius = ball.per_sample(epsilon, x, "epsilon")
+    start = ball.random_point(x, radius, norm, generator) if random_start else torch.zeros_like(x)
+    point = ball.step_inside(x, start, radius, norm, bounds)
+    held = torch.zeros(len(x), dtype=torch.long, device=x.device)
+    late = torch.zeros_like(held)
+    active = torch.arange(len(x), device=x.device)
+    with frozen(model), torch.enable_grad():
+        for _ in range(steps):
+            iterate, reference = point[active].requires_grad_(True), y[active]
+            logits = model(iterate)
+            right = objective.correct(logits.detach(), reference)
+            gradient = input_gradient(objective.loss(logits, reference), iterate, reference)
+            held[active] += right
+            late[active] += ~right
+            if patience is not None:
+                going = late[active] <= patience
+                active, gradient = active[going], gradient[going]
+            if not len(active):
+                break
+            moved = point[active] + ball.broadcast(alpha / steps * radius[active], x) * ball.direction(gradient, norm)
+            point[active] = ball.step_inside(x[active], moved - x[active], radius[active], norm, bounds)
+    return Walk(point, held)

@@ -1,0 +1,51 @@
+"""What the methods with a margin per sample share."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nnunet_ima.margins import MarginStore, Outcomes
+from nnunet_ima.methods.method import Batch, Gather, Method, Tally, alone
+
+
+@dataclass(kw_only=True)
+class Adaptive(Method):
+    """Each visit of a sample proposes a new margin for it; at the epoch's end the margins move to what was proposed
+    (`MarginStore.update`). `begin` of a method makes its `store`."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.outcomes = Outcomes()
+        self.store = MarginStore([], 0.0)
+
+    def margins(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Margin of each sample of the batch (N,), float64, 0 for one that has none; and which have one, bool (N,)."""
+        eligible = torch.tensor([sample in self.store for sample in batch.ids], device=batch.x.device)
+        margin = torch.zeros(len(batch.ids), dtype=torch.float64, device=batch.x.device)
+        margin[eligible] = self.store.get([one for one in batch.ids if one in self.store]).to(margin)
+        return margin, eligible
+
+    def note(self, ids: Sequence[Any], rows: Tensor, crossed: Tensor, proposed: Tensor, steps: Tensor) -> None:
+        """What a visit showed of the samples `rows` of a batch: whether they crossed, and their new margins (M,);
+        steps: taken by the attack on each, counted."""
+        chosen = [ids[row] for row in rows.tolist()]
+        self.outcomes.note(chosen, crossed.tolist(), proposed.tolist())
+        eligible = sum(sample in self.store for sample in ids)
+        self.tally.merge(Tally(len(ids), eligible, len(chosen), int(crossed.sum()), int(steps.sum())))
+
+    def end_epoch(self, gather: Gather = alone) -> Tally:
+        outcomes = Outcomes()
+        for other in gather(self.outcomes):
+            outcomes.merge(other)
+        self.store.update(outcomes)
+        self.outcomes = Outcomes()
+        return super().end_epoch(gather)
+
+    def state(self) -> dict[str, Any]:
+        return self.store.state()
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        self.store.load_state(state)

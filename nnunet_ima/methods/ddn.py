@@ -1,0 +1,43 @@
+"""Training on DDN noise (Rony et al., CVPR 2019)."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from nnunet_ima.attacks import ball
+from nnunet_ima.attacks.ball import Norm
+from nnunet_ima.attacks.ddn import ddn
+from nnunet_ima.methods.method import Batch, Method, Run, Tally, check_level, count, number
+
+
+@dataclass(kw_only=True)
+class DDN(Method):
+    """L = l(x'), x' the least noise that breaks a sample, shortened to `noise` where it is more. L2 only."""
+
+    word: ClassVar[str] = "ddn"
+    label: ClassVar[str] = "DDN"
+    norms: ClassVar[tuple[Norm, ...]] = ("l2",)
+
+    steps: int = count(100, 1)
+    noise: float | None = number(None)
+
+    @property
+    def is_off(self) -> bool:
+        return self.noise == 0
+
+    def begin(self, run: Run) -> None:
+        check_level(self.label, self.noise)
+
+    def loss(self, batch: Batch) -> Tensor:
+        level = check_level(self.label, self.noise)
+        clean = batch.x.detach()
+        with batch.attacked() as model:
+            found = ddn(model, clean, batch.y, objective=batch.objective, steps=self.steps, bounds=self.bounds)
+        limit = torch.full((len(clean),), level, device=clean.device)
+        noisy = ball.step_inside(clean, found - clean, limit, "l2", self.bounds)
+        samples = len(batch.ids)
+        right = int(batch.objective.correct(batch.clean.logits.detach(), batch.y).sum())
+        self.tally.merge(Tally(samples, samples, right, 0, samples * self.steps))
+        return batch.forward(noisy).loss()

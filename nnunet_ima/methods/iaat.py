@@ -1,0 +1,74 @@
+"""IAAT, instance adaptive adversarial training (Balaji, Goldstein, Hoffman, arXiv:1910.08051)."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from nnunet_ima.attacks import ball
+from nnunet_ima.attacks.boundary import bpgd
+from nnunet_ima.margins import MarginStore
+from nnunet_ima.methods.adaptive import Adaptive
+from nnunet_ima.methods.method import Batch, Run, count, number, rows_where
+
+
+@dataclass(kw_only=True)
+class IAAT(Adaptive):
+    """L = l(x') for samples that are right, l(x) for those that are wrong; x' is the worst point within a margin that
+    looks one step up and one step down at each visit.
+
+    gamma: that step, and warm_up_noise: the fixed level of the first `warm_up` epochs, both in changes of all pixels by
+    1/255 of the data range. smoothing: share b of a new margin that is the candidate.
+    """
+
+    word: ClassVar[str] = "iaat"
+    label: ClassVar[str] = "IAAT"
+
+    steps: int = count(10, 1)
+    random_start: bool = True
+    gamma: float = number(1.9)
+    smoothing: float = number(0.1, 0, 1)
+    warm_up: int = count(5, 0)
+    warm_up_noise: float = number(8.0)
+
+    def begin(self, run: Run) -> None:
+        unit = run.unit(self.norm)
+        self.warm_share = self.warm_up / run.epochs
+        self.step = self.gamma * unit
+        self.store = MarginStore(run.ids, self.warm_up_noise * unit)
+
+    def loss(self, batch: Batch) -> Tensor:
+        margin, eligible = self.margins(batch)
+        right = batch.objective.correct(batch.clean.logits.detach(), batch.y)
+        if self.progress >= self.warm_share:
+            margin = self.adapted(batch, margin, rows_where(eligible))
+        noisy = self.pgd(batch, margin)
+        return batch.forward(torch.where(ball.broadcast(right, noisy), noisy, batch.x.detach())).loss()
+
+    def adapted(self, batch: Batch, margin: Tensor, rows: Tensor) -> Tensor:
+        """The margins of the batch after this visit of the samples `rows`, which is noted."""
+        held_above = self.holds(batch, margin + self.step, rows)
+        rest = rows[~held_above]
+        held = torch.ones_like(held_above)
+        held[~held_above] = self.holds(batch, margin, rest)
+        old = margin[rows]
+        candidate = torch.where(held_above, old + self.step, torch.where(held, old, old - self.step)).clamp_min(0)
+        proposed = (1 - self.smoothing) * old + self.smoothing * candidate
+        # Proposals of every visit count alike here, whether the sample held or not.
+        self.outcomes.note([batch.ids[row] for row in rows.tolist()], [False] * len(rows), proposed.tolist())
+        self.tally.crossed += int((~held_above).sum())
+        moved = margin.clone()
+        moved[rows] = proposed
+        return moved
+
+    def holds(self, batch: Batch, margin: Tensor, rows: Tensor) -> Tensor:
+        """Which of the samples `rows` PGD within their margin does not break, bool (M,)."""
+        if not len(rows):
+            return torch.zeros(0, dtype=torch.bool, device=rows.device)
+        with batch.attacked() as model:
+            found = bpgd(
+                model, batch.x.detach()[rows], batch.y[rows], margin[rows], objective=batch.objective, norm=self.norm,
+                steps=self.steps, bisections=0, alpha=self.alpha, random_start=self.random_start, bounds=self.bounds,
+            )  # fmt: skip
+        return found.correct & ~found.crossed

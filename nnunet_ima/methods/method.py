@@ -1,0 +1,235 @@
+"""What every training method is made of: the batch it is given, what it remembers, the loss it returns.
+
+A method says which radius a sample gets, which point of the attack it keeps, how the losses are weighed and mixed, and
+what is remembered between epochs. It knows neither nnU-Net nor classification: those come as a `Batch` and a `Run`.
+"""
+
+import math
+from collections.abc import Callable, Hashable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import Field, dataclass, field, fields
+from typing import Any, ClassVar, Protocol
+
+import torch
+from torch import Tensor
+
+from nnunet_ima.attacks.ball import NORMS, Norm
+from nnunet_ima.attacks.frozen import Model
+from nnunet_ima.attacks.objective import Objective
+from nnunet_ima.attacks.pgd import pgd
+from nnunet_ima.errors import UserError
+
+Gather = Callable[[Any], list[Any]]
+"""What all processes of a training noted, in the same order on each."""
+
+
+def alone(own: Any) -> list[Any]:
+    """The `Gather` of a training with one process."""
+    return [own]
+
+
+class Pass(Protocol):
+    """One training pass of the network over some samples, its graph kept."""
+
+    @property
+    def logits(self) -> Tensor:
+        """(N, K, ...), at full resolution."""
+
+    def loss(self) -> Tensor:
+        """The task's own training loss of these samples together, a scalar."""
+
+    def losses(self) -> Tensor:
+        """The same for each sample alone, (N,)."""
+
+
+class Batch(Protocol):
+    """One training step as a method sees it.
+
+    x, y: images and references of N samples; ids: their names, by which margins are kept.
+    clean: the training pass over `x`. shared_logits: its logits where they can serve an attack as its first iterate,
+    else None.
+    """
+
+    @property
+    def x(self) -> Tensor: ...
+    @property
+    def y(self) -> Tensor: ...
+    @property
+    def ids(self) -> Sequence[Hashable]: ...
+    @property
+    def objective(self) -> Objective: ...
+    @property
+    def clean(self) -> Pass: ...
+    @property
+    def shared_logits(self) -> Tensor | None: ...
+
+    def attacked(self) -> AbstractContextManager[Model]:
+        """The network for attacks: frozen, logits only, in the precision of attacks."""
+
+    def forward(self, x: Tensor, rows: Tensor | None = None) -> Pass:
+        """A training pass over noisy images: of the whole batch, or of the samples `rows`."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a method learns of the training at its start.
+
+    ids: the samples that can have a margin. epochs: of the training. seen: probability that a sample is drawn in an
+    epoch. shape: of a sample. intensity_range: measures how far apart the intensities of the training images are
+    (1 for images in 0 to 1).
+    """
+
+    ids: Sequence[Hashable]
+    epochs: int
+    seen: float = 1.0
+    shape: tuple[int, ...] = (1,)
+    intensity_range: Callable[[], float] = lambda: 1.0
+
+    def unit(self, norm: Norm) -> float:
+        """The norm of a change of every pixel by 1/255 of the range: what papers on pictures count margins in."""
+        pixels = math.prod(self.shape) if norm == "l2" else 1
+        return self.intensity_range() / 255 * math.sqrt(pixels)
+
+
+@dataclass
+class Tally:
+    """Counts of one epoch, summed over its steps."""
+
+    samples: int = 0
+    eligible: int = 0
+    correct: int = 0
+    crossed: int = 0
+    attack_steps: int = 0
+    seconds: float = 0.0
+
+    def merge(self, other: "Tally") -> None:
+        for name in vars(self):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+
+    def shares(self) -> dict[str, float]:
+        """Share of the eligible samples that were correct, share of those that crossed, mean steps of an attack."""
+        return {
+            "correct": self.correct / max(self.eligible, 1),
+            "crossed": self.crossed / max(self.correct, 1),
+            "attack_steps": self.attack_steps / max(self.correct, 1),
+            "attack_seconds": self.seconds,
+        }
+
+
+def number(default: Any, low: float = 0.0, high: float = math.inf) -> Any:
+    """A setting of a method: a number from `low` to `high`; None only where that is the default."""
+    return field(default=default, metadata={"low": low, "high": high, "whole": False})
+
+
+def count(default: Any, low: int) -> Any:
+    """A setting of a method: a whole number, `low` or larger."""
+    return field(default=default, metadata={"low": low, "high": math.inf, "whole": True})
+
+
+@dataclass(kw_only=True)
+class Method:
+    """The base of all methods; its fields and those of a method are its settings.
+
+    steps, alpha, norm, random_start, bounds: of the attack, see `pgd`.
+    """
+
+    word: ClassVar[str] = ""
+    """As in `--method word` and the plans."""
+    label: ClassVar[str] = ""
+    """As in `nnUNetTrainerLabel`, and in tables."""
+    norms: ClassVar[tuple[Norm, ...]] = NORMS
+
+    steps: int = count(20, 1)
+    alpha: float = number(4.0)
+    norm: Norm = "l2"
+    random_start: bool = False
+    bounds: tuple[float, float] | None = None
+
+    def __post_init__(self) -> None:
+        for one in fields(self):
+            _check(self.label, one, getattr(self, one.name))
+        if self.norm not in self.norms:
+            raise UserError(f"{self.label} has no norm {self.norm}: use {' or '.join(self.norms)}.")
+        if not isinstance(self.random_start, bool):
+            raise UserError(f"random_start of {self.label} must be true or false, got {self.random_start!r}.")
+        self.progress = 0.0
+        self.tally = Tally()
+
+    @property
+    def is_off(self) -> bool:
+        """Whether the settings mean training without noise."""
+        return False
+
+    def begin(self, run: Run) -> None:
+        """Called once, before the first epoch or before `load_state`."""
+
+    def loss(self, batch: Batch) -> Tensor:
+        """Attack the batch, note what that showed, and return the loss of the step."""
+        raise NotImplementedError
+
+    def start_epoch(self, progress: float) -> None:
+        """progress: share of the training that is done, 0 to 1."""
+        self.progress = progress
+
+    def end_epoch(self, gather: Gather = alone) -> Tally:
+        """Learn from what the epoch showed; its counts, and a clean slate for the next one."""
+        noted = gather(self.tally)
+        total = Tally()
+        for other in noted:
+            total.merge(other)
+        total.seconds /= len(noted)
+        self.tally = Tally()
+        return total
+
+    def state(self) -> dict[str, Any]:
+        """What is remembered between epochs, for a checkpoint: plain Python and tensors."""
+        return {}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Continue from a checkpoint. UserError, and nothing changed, where it does not fit."""
+
+    def pgd(self, batch: Batch, radius: float | Tensor, start: Tensor | None = None,
+            objective: Objective | None = None, y: Tensor | None = None) -> Tensor:  # fmt: skip
+        """The worst points within `radius`, one per sample of the batch; counted."""
+        with batch.attacked() as model:
+            found = pgd(
+                model, batch.x, batch.y if y is None else y, radius, objective=objective or batch.objective,
+                norm=self.norm, steps=self.steps, alpha=self.alpha, random_start=self.random_start, start=start,
+                bounds=self.bounds,
+            )  # fmt: skip
+        samples = len(batch.ids)
+        right = int(batch.objective.correct(batch.clean.logits.detach(), batch.y).sum())
+        self.tally.merge(Tally(samples, samples, right, 0, right * self.steps))
+        return found
+
+
+def check_level(label: str, noise: float | None) -> float:
+    """The noise level of a method that needs one. UserError without."""
+    if noise is None:
+        raise UserError(
+            f"{label} needs a noise level: give --noise-max, or for nnU-Net use a trainer like nnUNetTrainer{label}5."
+        )
+    return noise
+
+
+def settings_of(method: type[Method]) -> list[str]:
+    """Names of the settings a user can give; `norm` and `bounds` are those of the whole training."""
+    return [one.name for one in fields(method) if one.name not in ("norm", "bounds")]
+
+
+def _check(label: str, setting: "Field[Any]", value: Any) -> None:
+    limits = setting.metadata
+    if not limits or (value is None and setting.default is None):
+        return
+    kind = int if limits["whole"] else int | float
+    fits = not isinstance(value, bool) and isinstance(value, kind) and limits["low"] <= value <= limits["high"]
+    if not fits or math.isinf(value):
+        wanted = "a whole number" if limits["whole"] else "a number"
+        low, high = limits["low"], limits["high"]
+        allowed = f"from {low:g} to {high:g}" if math.isfinite(high) else f"not below {low:g}"
+        raise UserError(f"{setting.name} of {label} must be {wanted} {allowed}, got {value!r}.")
+
+
+def rows_where(mask: Tensor) -> Tensor:
+    """Indices of the True entries, (M,)."""
+    return torch.nonzero(mask).squeeze(1)

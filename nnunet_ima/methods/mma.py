@@ -1,0 +1,49 @@
+"""MMA, max-margin adversarial training (Ding et al., ICLR 2020)."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from nnunet_ima.attacks.boundary import bpgd
+from nnunet_ima.methods.method import Batch, Method, Run, Tally, check_level, count, number, rows_where
+
+
+@dataclass(kw_only=True)
+class MMA(Method):
+    """L = (1 - beta) l(x) + beta * (l on the boundary for samples that can be broken within `noise`, l(x) for wrong
+    ones) / batch size. The margin is measured anew at every visit, up to `noise`, the paper's d_max.
+
+    beta: 2/3 in the paper. bisections: see `bpgd`.
+    """
+
+    word: ClassVar[str] = "mma"
+    label: ClassVar[str] = "MMA"
+
+    noise: float | None = number(None)
+    beta: float = number(2 / 3, 0, 1)
+    bisections: int = count(10, 0)
+
+    @property
+    def is_off(self) -> bool:
+        return self.beta == 0
+
+    def begin(self, run: Run) -> None:
+        check_level(self.label, self.noise)
+
+    def loss(self, batch: Batch) -> Tensor:
+        samples = len(batch.ids)
+        with batch.attacked() as model:
+            found = bpgd(
+                model, batch.x, batch.y, check_level(self.label, self.noise), objective=batch.objective, norm=self.norm,
+                steps=self.steps, bisections=self.bisections, alpha=self.alpha, random_start=self.random_start,
+                bounds=self.bounds, clean_logits=batch.shared_logits,
+            )  # fmt: skip
+        correct, crossed = int(found.correct.sum()), int(found.crossed.sum())
+        self.tally.merge(Tally(samples, samples, correct, crossed, int(found.steps.sum())))
+        rows: Tensor = rows_where(found.crossed | ~found.correct)
+        clean = (1 - self.beta) * batch.clean.loss()
+        if not len(rows):
+            return clean
+        # Where a sample is wrong, `found.x` is the sample itself.
+        return clean + self.beta * len(rows) / samples * batch.forward(found.x[rows], rows).loss()
