@@ -170,7 +170,7 @@ def test_vanilla_on_a_linear_model_is_the_loss_at_the_shortened_distance() -> No
     model = linear_model((5,))
     x = at_distances(model, (5,), [0.5, 2.0])
     y = model.label(x)
-    adv = build(Vanilla, {}, 0.7, "l2")
+    adv = build(Vanilla, {"random_start": False}, 0.7, "l2")
     norm, score = model.weight.norm(), model.score(x).abs()
     expected = (functional.softplus(-score) + functional.softplus(-(score - 0.7 * norm))).mean() / 2
     assert adv.loss(batch_of(model, x, y, ["a", "b"])).item() == pytest.approx(expected.item(), rel=1e-4)
@@ -192,9 +192,9 @@ def test_mma_takes_the_boundary_up_to_its_largest_margin() -> None:
 
 @pytest.mark.parametrize(("patience", "steps_beyond"), [(0, 0), (1, 1), (2, 2)])
 def test_fat_stops_soon_after_the_first_wrong_point(patience: int, steps_beyond: int) -> None:
-    """10 steps of 0.4 from a distance of 1: right at 0, 0.4, 0.8, wrong at 1.2; the radius is 1 + no limit."""
+    """10 steps of 0.4 from a distance of 1: right at 0, 0.4, 0.8, wrong at 1.2; the radius, 10, is no limit."""
     model = linear_model((4,))
-    x = at_distances(model, (4,), [1.0, 50.0])
+    x = at_distances(model, (4,), [1.0, 12.0])
     y = model.label(x)
     y = torch.cat([y, 1 - y[:1]])
     x = torch.cat([x, x[:1]])
@@ -316,7 +316,8 @@ def train(word: str, norm: Any = "l2", epochs: int = 12) -> tuple[Method, nn.Mod
         for rows in torch.randperm(64).split(16):  # type: ignore[no-untyped-call]
             optimizer.zero_grad()
             batch = batch_of(model, x[rows], y[rows], rows.tolist())
-            (batch.clean.loss() if method.is_off else method.loss(batch)).backward()
+            loss = batch.clean.loss() if method.is_off else method.loss(batch)
+            loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
         method.end_epoch()
     return method, model, x, y
@@ -348,7 +349,7 @@ def test_each_method_learns_in_both_norms(word: str, norm: Any) -> None:
 def test_words_and_labels_are_unique_and_defaults_are_the_papers() -> None:
     known = methods()
     assert len({method.label for method in known.values()}) == len(known) == 14
-    papers = {
+    papers: dict[str, dict[str, Any]] = {
         "ima": {"beta": 0.5, "steps": 20, "alpha": 4.0, "bisections": 10},
         "adv": {"beta": 0.5, "steps": 20},
         "iaat": {"steps": 10, "gamma": 1.9, "smoothing": 0.1, "warm_up_noise": 8.0},
