@@ -1,0 +1,281 @@
+"""Trains several methods on one data set alike, attacks them alike, and compares them: one table and one plot.
+
+    python scripts/compare_methods.py segmentation -d D4 -p nnUNetPlansIMA --methods Plain,IMA,Adv5,TRADES5 \\
+        --noise 1,5,10,15 --cases test --seeds 1,2 --output compare -device cpu
+    python scripts/compare_methods.py classification --data IMAGES --methods ce,ima,adv,trades --noise 1,3,5,10 \\
+        --output compare -- --epochs 40 --noise-max 10
+
+Segmentation: the methods are trainers without "nnUNetTrainer", so Adv5 is nnUNetTrainerAdv5; the length of the training
+is that of the plans. Classification: what stands behind `--` goes to `nnunet-ima-classify train`.
+The same command again continues where it was. --gpus 0,1 trains one method on each.
+
+`compare.csv` and `compare.md`: each method at each noise level, mean over the seeds, with the 95 % interval over cases
+(images). `compare.png`: without noise against the mean over the noise levels.
+"""
+
+import argparse
+import csv
+import os
+import subprocess
+import sys
+from collections import defaultdict
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from queue import Queue
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nnunet_ima.cli.common import device_name, noise_levels, run
+from nnunet_ima.errors import UserError
+from nnunet_ima.evaluation.statistics import RESAMPLES
+from nnunet_ima.files import replacing
+from nnunet_ima.methods.method import settings_of
+from nnunet_ima.methods.registry import methods
+from nnunet_ima.plots import new_figure, save
+
+SEEDED = (
+    "import random, sys, numpy, torch\n"
+    "seed = int(sys.argv.pop(1)); random.seed(seed); numpy.random.seed(seed); torch.manual_seed(seed)\n"
+    "from nnunetv2.run.run_training import run_training_entry\n"
+    "if __name__ == '__main__': run_training_entry()"
+)
+"""nnUNetv2_train has no seed of its own; this one draws the first weights and, with nnUNet_n_proc_DA=0, the batches."""
+
+
+@dataclass(frozen=True)
+class Scores:
+    """values: (samples, levels) in percent, NaN where a slice has no Dice; groups: the case of each sample."""
+
+    values: NDArray[np.float64]
+    groups: list[str]
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    tasks = parser.add_subparsers(dest="task", required=True)
+    for task in ("segmentation", "classification"):
+        group = tasks.add_parser(task)
+        group.add_argument("--methods", required=True, type=lambda text: text.split(","), metavar="NAME,...")
+        group.add_argument("--noise", required=True, type=noise_levels, metavar="1,5,10")
+        group.add_argument("--seeds", default=[0], type=lambda text: [int(part) for part in text.split(",")])
+        group.add_argument("--steps", type=int, default=100, help="of the attack in the evaluation; default: 100")
+        group.add_argument("--output", required=True, type=Path)
+        group.add_argument("--gpus", type=lambda text: text.split(","), help="one training on each, like 0,1")
+        group.add_argument("-device", choices=["cuda", "cpu", "mps"])
+        if task == "segmentation":
+            group.add_argument("-d", required=True, metavar="DATASET")
+            group.add_argument("-p", default="nnUNetPlansIMA", metavar="PLANS")
+            group.add_argument("-f", default="0", metavar="FOLD")
+            group.add_argument("--cases", default="test", help="as for nnunet-ima-eval; default: test")
+        else:
+            group.add_argument("--data", required=True, type=Path, metavar="DIR")
+            group.add_argument("training", nargs="*", help="behind --: flags of nnunet-ima-classify train")
+    return parser.parse_args()
+
+
+def call(command: Sequence[str], gpu: str | None, **environment: str) -> None:
+    """UserError where the command fails; what it printed is on the terminal."""
+    print("$", " ".join(part if "\n" not in part else "..." for part in command), flush=True)
+    chosen = {"CUDA_VISIBLE_DEVICES": gpu} if gpu is not None else {}
+    done = subprocess.run(command, env={**os.environ, **environment, **chosen}, check=False)
+    if done.returncode:
+        raise UserError(f"{command[0]} ... ended with {done.returncode}: see above, then give the same command again.")
+
+
+# --- segmentation -----------------------------------------------------------------------------------------------------
+
+
+def results_of(args: argparse.Namespace, seed: int) -> Path:
+    folder: Path = args.output.resolve() / f"seed_{seed}"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def fold_of(args: argparse.Namespace, method: str, seed: int) -> Path:
+    from nnunet_ima.segmentation.identifiers import dataset_name
+
+    model = f"nnUNetTrainer{method}__{args.p}__2d"
+    return results_of(args, seed) / dataset_name(args.d) / model / f"fold_{args.f}"
+
+
+def train_segmentation(args: argparse.Namespace, method: str, seed: int, gpu: str | None) -> None:
+    from nnunet_ima.segmentation.identifiers import parse_identifier
+
+    folder = fold_of(args, method, seed)
+    if (folder / "checkpoint_final.pth").is_file():
+        return
+    number = str(parse_identifier(args.d))
+    again = ["--c"] if (folder / "checkpoint_latest.pth").is_file() else []
+    call(
+        [sys.executable, "-c", SEEDED, str(seed), number, "2d", args.f, "-tr", f"nnUNetTrainer{method}", "-p", args.p,
+         "-device", args.device, *again],
+        gpu, nnUNet_results=str(results_of(args, seed)),
+    )  # fmt: skip
+
+
+def evaluate_segmentation(args: argparse.Namespace, method: str, seed: int, gpu: str | None) -> Scores:
+    call(
+        [sys.executable, "-m", "nnunet_ima.cli.eval", "-d", args.d, "-p", args.p, "-f", args.f, "-tr",
+         f"nnUNetTrainer{method}", "--noise", ",".join(f"{level:g}" for level in args.noise), "--cases", args.cases,
+         "--steps", str(args.steps), "-device", args.device],
+        gpu, nnUNet_results=str(results_of(args, seed)),
+    )  # fmt: skip
+    return read_slices(fold_of(args, method, seed) / "robustness" / "slices.csv", [0.0, *args.noise])
+
+
+def read_slices(file: Path, levels: Sequence[float]) -> Scores:
+    """The class-mean Dice of each slice under the main attack at each level, as ADI counts it."""
+    dice: dict[tuple[str, str], dict[float, list[float]]] = defaultdict(lambda: defaultdict(list))
+    with file.open(newline="") as content:
+        for row in csv.DictReader(content):
+            if row["family"] != "attack":
+                continue
+            tp, wrong = int(row["tp"]), int(row["fp"]) + int(row["fn"])
+            if tp + wrong:
+                dice[row["case"], row["slice"]][float(row["level"])].append(2 * tp / (2 * tp + wrong))
+    values = [[100 * np.mean(found[level]) if found[level] else np.nan for level in levels] for found in dice.values()]
+    return Scores(np.array(values), [case for case, _ in dice])
+
+
+# --- classification ---------------------------------------------------------------------------------------------------
+
+
+def run_of(args: argparse.Namespace, method: str, seed: int) -> Path:
+    return Path(args.output) / f"seed_{seed}" / method
+
+
+def train_classification(args: argparse.Namespace, method: str, seed: int, gpu: str | None) -> None:
+    folder = run_of(args, method, seed)
+    if (folder / "checkpoint_final.pth").is_file():
+        return
+    flags = list(args.training)
+    if "noise" not in settings_of(methods()[method]) and "--noise-max" in flags:
+        at = flags.index("--noise-max")
+        del flags[at : at + 2]
+    again = ["--c"] if (folder / "checkpoint_latest.pth").is_file() else []
+    call(
+        [sys.executable, "-m", "nnunet_ima.cli.classify", "train", "--data", str(args.data), "--output", str(folder),
+         "--method", method, "--seed", str(seed), "-device", args.device, *flags, *again],
+        gpu,
+    )  # fmt: skip
+
+
+def evaluate_classification(args: argparse.Namespace, method: str, seed: int, gpu: str | None) -> Scores:
+    folder = run_of(args, method, seed)
+    file = folder / "robustness" / "images.csv"
+    if not file.is_file():
+        call(
+            [sys.executable, "-m", "nnunet_ima.cli.classify", "eval", "--model", str(folder), "--noise",
+             ",".join(f"{level:g}" for level in args.noise), "--attack", "pgd", "--steps", str(args.steps), "-device",
+             args.device],
+            gpu,
+        )  # fmt: skip
+    right: dict[str, dict[float, float]] = defaultdict(dict)
+    with file.open(newline="") as content:
+        for row in csv.DictReader(content):
+            if row["attack"] == "pgd":
+                right[row["file"]][float(row["noise"])] = 100.0 * int(row["right"])
+    return Scores(np.array([[found[level] for level in (0.0, *args.noise)] for found in right.values()]), list(right))
+
+
+# --- both -------------------------------------------------------------------------------------------------------------
+
+
+def everything(args: argparse.Namespace) -> dict[str, list[Scores]]:
+    """Of each method the scores of each seed."""
+    train, evaluate = (
+        (train_segmentation, evaluate_segmentation) if args.task == "segmentation"
+        else (train_classification, evaluate_classification)
+    )  # fmt: skip
+    gpus: Queue[str | None] = Queue()
+    for gpu in args.gpus or [None]:
+        gpus.put(gpu)
+
+    def one(job: tuple[str, int]) -> Scores:
+        gpu = gpus.get()
+        try:
+            train(args, *job, gpu)
+            return evaluate(args, *job, gpu)
+        finally:
+            gpus.put(gpu)
+
+    jobs = [(method, seed) for seed in args.seeds for method in args.methods]
+    with ThreadPoolExecutor(gpus.qsize()) as pool:
+        found = list(pool.map(one, jobs))
+    return {method: [score for (name, _), score in zip(jobs, found, strict=True) if name == method]
+            for method in args.methods}  # fmt: skip
+
+
+def summary(scores: Sequence[Scores]) -> dict[str, list[float]]:
+    """Of each level and of the mean of the noisy ones: [mean, low, high, least seed, largest seed] in percent.
+
+    The mean is over seeds and samples, the interval a percentile bootstrap of groups."""
+    each = [np.column_stack([one.values, one.values[:, 1:].mean(1)]) for one in scores]
+    per_seed = np.array([np.nanmean(values, 0) for values in each])
+    values = np.mean(each, 0)
+    usable = ~np.isnan(values)
+    names, number_of = np.unique(np.asarray(scores[0].groups), return_inverse=True)
+    sums, counts = np.zeros((len(names), values.shape[1])), np.zeros((len(names), values.shape[1]))
+    np.add.at(sums, number_of, np.where(usable, values, 0))
+    np.add.at(counts, number_of, usable)
+    draws = np.random.default_rng(0).multinomial(len(names), np.full(len(names), 1 / len(names)), RESAMPLES)
+    low, high = np.percentile((draws @ sums) / (draws @ counts).clip(1), [2.5, 97.5], axis=0)
+    rows = np.stack([per_seed.mean(0), low, high, per_seed.min(0), per_seed.max(0)], 1)
+    keys = [*(f"{level}" for level in range(values.shape[1] - 1)), "noisy"]
+    return dict(zip(keys, rows.tolist(), strict=True))
+
+
+def write(args: argparse.Namespace, found: dict[str, dict[str, list[float]]]) -> None:
+    levels = [0.0, *args.noise]
+    titles = [*(f"{level:g}" for level in levels), "mean of noisy"]
+    with replacing(args.output / "compare.csv") as path, path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["method", "noise", "mean", "low", "high", "least_seed", "largest_seed"])
+        for method, rows in found.items():
+            for title, row in zip(titles, rows.values(), strict=True):
+                writer.writerow([method, title, *(f"{value:.3f}" for value in row)])
+    lines = ["| method | " + " | ".join(titles) + " |", "|---" * (len(titles) + 1) + "|"]
+    for method, rows in found.items():
+        cells = [f"{row[0]:.1f} ({row[1]:.1f}-{row[2]:.1f})" for row in rows.values()]
+        lines.append(f"| {method} | " + " | ".join(cells) + " |")
+    with replacing(args.output / "compare.md") as path:
+        path.write_text("\n".join(lines) + "\n")
+    print("\n".join(lines))
+    figure = new_figure(7, 5)
+    axes = figure.subplots()
+    for method, rows in found.items():
+        clean, noisy = rows["0"], rows["noisy"]
+        errors = [[[one[0] - one[1]], [one[2] - one[0]]] for one in (clean, noisy)]
+        axes.errorbar(clean[0], noisy[0], xerr=errors[0], yerr=errors[1], fmt="o", capsize=2, label=method)
+        axes.annotate(method, (clean[0], noisy[0]), xytext=(5, 5), textcoords="offset points", fontsize=8)
+    what = "ADI" if args.task == "segmentation" else "accuracy"
+    axes.set(xlabel=f"{what} without noise (%)",
+             ylabel=f"mean {what} at noise {', '.join(titles[1:-1])} (%)")  # fmt: skip
+    axes.grid(alpha=0.3)
+    save(figure, args.output, "compare")
+
+
+def compare(_: list[str] | None = None) -> None:
+    args = parse()
+    args.device = device_name(args.device)
+    if args.task == "classification":
+        unknown = [name for name in args.methods if name not in methods()]
+        if unknown:
+            raise UserError(f"--methods {unknown[0]} is not known: choose among {', '.join(methods())}.")
+    else:
+        from nnunet_ima.segmentation.trainers import trainer_named
+
+        unknown = [name for name in args.methods if trainer_named(f"nnUNetTrainer{name}") is None]
+        if unknown:
+            labels = ", ".join(method.label for method in methods().values())
+            raise UserError(f"--methods {unknown[0]} is not known: choose among {labels}, with a level like Adv5.")
+    args.output.mkdir(parents=True, exist_ok=True)
+    write(args, {method: summary(scores) for method, scores in everything(args).items()})
+    print(f"The table and the plot are in {args.output}")
+
+
+if __name__ == "__main__":
+    run(compare)
