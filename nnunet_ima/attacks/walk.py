@@ -31,12 +31,14 @@ def walk(
     steps: int = 10,
     alpha: float = 4.0,
     patience: int | None = None,
+    breakable: Tensor | None = None,
     random_start: bool = False,
     bounds: tuple[float, float] | None = None,
     generator: Generators = None,
 ) -> Walk:
     """N-PGD from `x`; a sample stops after `patience` more steps once it is wrong (None: it takes all).
 
+    breakable: bool (N,), which samples can be wrong at all; the others take all steps. Default: all.
     The other arguments are those of `pgd`.
     """
     objective = objective or CrossEntropy()
@@ -53,6 +55,8 @@ def walk(
             iterate, reference = point[active].requires_grad_(True), y[active]
             logits = model(iterate)
             right = objective.correct(logits.detach(), reference)
+            if breakable is not None:
+                right = right | ~breakable[active]
             gradient = input_gradient(objective.loss(logits, reference), iterate, reference)
             held[active] += right
             late[active] += ~right

@@ -28,6 +28,7 @@ class DDN(Method):
         return self.noise == 0
 
     def begin(self, run: Run) -> None:
+        super().begin(run)
         check_level(self.label, self.noise)
 
     def loss(self, batch: Batch) -> Tensor:

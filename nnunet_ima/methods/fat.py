@@ -28,6 +28,7 @@ class FAT(Method):
         return self.noise == 0
 
     def begin(self, run: Run) -> None:
+        super().begin(run)
         check_level(self.label, self.noise)
 
     def loss(self, batch: Batch) -> Tensor:
@@ -36,7 +37,7 @@ class FAT(Method):
             found = walk(
                 model, batch.x, batch.y, check_level(self.label, self.noise), objective=batch.objective, norm=self.norm,
                 steps=self.steps, alpha=self.alpha, patience=patience, random_start=self.random_start,
-                bounds=self.bounds,
+                bounds=self.bounds, breakable=self.can_break(batch),
             )  # fmt: skip
         samples, right = len(batch.ids), int((found.held > 0).sum())
         crossed = int(((found.held > 0) & (found.held < self.steps)).sum())

@@ -39,6 +39,7 @@ class GAIRAT(Method):
         return self.noise == 0
 
     def begin(self, run: Run) -> None:
+        super().begin(run)
         check_level(self.label, self.noise)
 
     def loss(self, batch: Batch) -> Tensor:
@@ -46,6 +47,7 @@ class GAIRAT(Method):
             found = walk(
                 model, batch.x, batch.y, check_level(self.label, self.noise), objective=batch.objective, norm=self.norm,
                 steps=self.steps, alpha=self.alpha, random_start=self.random_start, bounds=self.bounds,
+                breakable=self.can_break(batch),
             )  # fmt: skip
         samples, right = len(batch.ids), int((found.held > 0).sum())
         crossed = int(((found.held > 0) & (found.held < self.steps)).sum())

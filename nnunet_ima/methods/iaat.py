@@ -33,6 +33,7 @@ class IAAT(Adaptive):
     warm_up_noise: float = number(8.0)
 
     def begin(self, run: Run) -> None:
+        super().begin(run)
         unit = run.unit(self.norm)
         self.warm_share = self.warm_up / run.epochs
         self.step = self.gamma * unit

@@ -33,6 +33,7 @@ class IMA(Adaptive):
         return self.beta == 0 or self.noise == 0
 
     def begin(self, run: Run) -> None:
+        super().begin(run)
         largest = check_level(self.label, self.noise)
         self.step = largest / (run.epochs * run.seen) if self.margin_step is None else self.margin_step
         self.store = MarginStore(run.ids, self.step, largest)

@@ -52,6 +52,7 @@ class MAIL(Method):
         return self.noise == 0
 
     def begin(self, run: Run) -> None:
+        super().begin(run)
         check_level(self.label, self.noise)
 
     def weights(self, batch: Batch, noisy: Pass) -> Tensor:

@@ -27,6 +27,7 @@ class MART(Method):
         return self.noise == 0
 
     def begin(self, run: Run) -> None:
+        super().begin(run)
         check_level(self.label, self.noise)
 
     def noisy(self, batch: Batch) -> Pass:

@@ -153,6 +153,7 @@ class Method:
         if not isinstance(self.random_start, bool):
             raise UserError(f"random_start of {self.label} must be true or false, got {self.random_start!r}.")
         self.progress = 0.0
+        self.breakable: frozenset[Hashable] = frozenset()
         self.tally = Tally()
 
     @property
@@ -162,6 +163,12 @@ class Method:
 
     def begin(self, run: Run) -> None:
         """Called once, before the first epoch or before `load_state`."""
+        self.breakable = frozenset(run.ids)
+
+    def can_break(self, batch: Batch) -> Tensor:
+        """Which samples can be right or wrong at all, bool (N,): a slice without foreground in its reference is
+        neither, it has a loss only."""
+        return torch.tensor([sample in self.breakable for sample in batch.ids], device=batch.x.device)
 
     def loss(self, batch: Batch) -> Tensor:
         """Attack the batch, note what that showed, and return the loss of the step."""

@@ -29,6 +29,7 @@ class MMA(Method):
         return self.beta == 0
 
     def begin(self, run: Run) -> None:
+        super().begin(run)
         check_level(self.label, self.noise)
 
     def loss(self, batch: Batch) -> Tensor:
@@ -41,7 +42,7 @@ class MMA(Method):
             )  # fmt: skip
         correct, crossed = int(found.correct.sum()), int(found.crossed.sum())
         self.tally.merge(Tally(samples, samples, correct, crossed, int(found.steps.sum())))
-        rows: Tensor = rows_where(found.crossed | ~found.correct)
+        rows: Tensor = rows_where(found.crossed | (~found.correct & self.can_break(batch)))
         clean = (1 - self.beta) * batch.clean.loss()
         if not len(rows):
             return clean

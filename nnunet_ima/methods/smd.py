@@ -35,6 +35,7 @@ class SMD(Adaptive):
         return self.beta == 0
 
     def begin(self, run: Run) -> None:
+        super().begin(run)
         self.unit = run.unit(self.norm)
         self.step = first_step(run.epochs, self.unit)
         self.store = MarginStore(run.ids, self.step)

@@ -29,6 +29,7 @@ class TRADES(Method):
         return self.beta == 0 or self.noise == 0
 
     def begin(self, run: Run) -> None:
+        super().begin(run)
         check_level(self.label, self.noise)
 
     def noisy(self, batch: Batch) -> Pass:

@@ -26,6 +26,7 @@ class Vanilla(Method):
         return self.beta == 0 or self.noise == 0
 
     def begin(self, run: Run) -> None:
+        super().begin(run)
         check_level(self.label, self.noise)
 
     def loss(self, batch: Batch) -> Tensor:

@@ -20,10 +20,8 @@ from nnunet_ima.errors import UserError
 from nnunet_ima.methods import gairat, mail
 from nnunet_ima.methods.adaptive import Adaptive
 from nnunet_ima.methods.divergence import divergence, runner_up, true_probability
-from nnunet_ima.methods.fat import FAT
 from nnunet_ima.methods.iaat import IAAT
 from nnunet_ima.methods.method import Method, Run, settings_of
-from nnunet_ima.methods.mma import MMA
 from nnunet_ima.methods.registry import build, defaults, method_named, methods, parse_settings, register
 from nnunet_ima.methods.smd import SMD, first_step
 from nnunet_ima.methods.vanilla import Vanilla
@@ -182,7 +180,7 @@ def test_mma_takes_the_boundary_up_to_its_largest_margin() -> None:
     x = at_distances(model, (5,), [0.5, 3.0, 1.0])
     y = model.label(x)
     y[2] = 1 - y[2]
-    method = build(MMA, {}, 1.0, "l2")
+    method = begun("mma", noise=1.0)
     clean = functional.cross_entropy(model(x), y, reduction="none")
     expected = clean.mean() / 3 + 2 / 3 * (math.log(2) + clean[2]) / 3
     loss = method.loss(batch_of(model, x, y, ["a", "b", "c"]))
@@ -204,12 +202,22 @@ def test_fat_stops_soon_after_the_first_wrong_point(patience: int, steps_beyond:
     assert found.held.tolist() == [3, 100, 0]
 
 
+def test_a_sample_that_cannot_break_walks_to_the_end() -> None:
+    """A slice without foreground is neither right nor wrong."""
+    model = linear_model((4,))
+    x = at_distances(model, (4,), [1.0, 1.0])
+    y = 1 - model.label(x)
+    found = walk(model, x, y, 2.0, patience=0, breakable=torch.tensor([True, False]))
+    assert (found.x - x).norm(dim=1).tolist() == pytest.approx([0.0, 2.0], abs=1e-4)
+    assert found.held.tolist() == [0, 10]
+
+
 def test_fat_waits_longer_as_training_goes_on() -> None:
     model = linear_model((4,))
     x = at_distances(model, (4,), [1.0])
     losses = []
     for progress in (0.0, 0.5, 0.9):
-        fat = build(FAT, {"steps": 100, "random_start": False}, 10.0, "l2")
+        fat = begun("fat", noise=10.0, steps=100, random_start=False)
         fat.start_epoch(progress)
         losses.append(fat.loss(batch_of(model, x, model.label(x), ["a"])).item())
     norm = model.weight.norm().item()
