@@ -30,6 +30,16 @@ def table(rows: dict[str, list[dict[str, Any]]], levels: Sequence[float]) -> str
     return "\n".join(lines[1:])
 
 
+def summary(model: dict[str, Any], levels: Sequence[float]) -> str:
+    """What the terminal says of one model."""
+    lines = [f"{model['name']} ({model['method']})", table(model["attacks"], levels), ""]
+    for amplitude, flipped in model["white_noise"].items():
+        lines.append(f"White noise of +-{amplitude} flips {flipped:.2f} % of the images that are right without it")
+    if "suggested_noise" in model:
+        lines.append(f"Suggested fixed noise level for --method adv: {model['suggested_noise']:.2g}")
+    return "\n".join([*lines, ""])
+
+
 def _cell(values: Sequence[float]) -> str:
     text = f"{values[0]:.2f}" + (f" ({values[1]:.1f}-{values[2]:.1f})" if len(values) > 1 else "")
     return f"{text:>{CELL}}"

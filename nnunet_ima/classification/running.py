@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -92,6 +93,28 @@ def evaluate(run: Path, request: Request) -> Evaluated:
     histogram = run / "margins.png"
     margins = base64.b64encode(histogram.read_bytes()).decode() if histogram.is_file() else None
     return Evaluated(content, images, found, distance, first_to_flip(images, classes, distance, points), margins)
+
+
+def check_comparable(runs: Sequence[Path], request: Request) -> None:
+    """UserError for runs whose figures cannot stand side by side: other classes, image size, norm or test images."""
+    first, first_classes, _ = read_settings(runs[0])
+    for run in runs[1:]:
+        settings, classes, _ = read_settings(run)
+        different = [
+            name for name in ("image_size", "channels", "norm") if getattr(settings, name) != getattr(first, name)
+        ]
+        if classes != first_classes:
+            different.append("classes")
+        if different:
+            raise UserError(f"--model: {runs[0]} and {run} differ in {different[0]}: evaluate them one by one.")
+        if not request.data and _test_files(run) != _test_files(runs[0]):
+            raise UserError(f"--model: {runs[0]} and {run} have other test images: name the same ones with --data, or "
+                            "train with the same --seed or --csv.")  # fmt: skip
+
+
+def _test_files(run: Path) -> list[str]:
+    _, _, data = read_settings(run)
+    return sorted(item.file for item in read_split(data, run / "split.csv").part("test"))
 
 
 def _given(folder: Path, classes: list[str]) -> Split:

@@ -98,7 +98,7 @@ def _train(args: argparse.Namespace) -> None:
 
     told = {one.name: getattr(args, one.name) for one in fields(Settings) if hasattr(args, one.name)}
     settings = replace(Settings(), **told, method_settings=_method_settings(args))
-    _check_output(args)
+    _check_output(args, settings)
     split = (
         read_split(args.data, args.csv) if args.csv else split_folder(args.data, args.seed, args.test, args.validation)
     )
@@ -123,21 +123,31 @@ def _method_settings(args: argparse.Namespace) -> dict[str, Any]:
     return given
 
 
-def _check_output(args: argparse.Namespace) -> None:
-    """UserError where a run would be overwritten, or there is none to continue."""
+def _check_output(args: argparse.Namespace, settings: Any) -> None:
+    """UserError where a run would be overwritten, there is none to continue, or it was begun with other settings."""
+    from nnunet_ima.classification.settings import read_settings
+
     check_writable(args.output)
     there = [file.name for file in args.output.glob("checkpoint_*.pth")]
     if there and not args.c:
         raise UserError(
             f"--output {args.output} holds a training already: continue it with --c, or name another folder."
         )
-    if args.c and "checkpoint_latest.pth" not in there:
+    if not args.c:
+        return
+    if "checkpoint_latest.pth" not in there:
         raise UserError(f"--c: {args.output} holds no interrupted training; leave --c out, or name another --output.")
+    stored, *_ = read_settings(args.output)
+    changed = [name for name, value in vars(stored).items() if value != getattr(settings, name)]
+    if changed:
+        name = changed[0]
+        raise UserError(f"--c: {args.output} was begun with {name} {getattr(stored, name)}, not "
+                        f"{getattr(settings, name)}: give the flags it was begun with.")  # fmt: skip
 
 
 def _evaluate(args: argparse.Namespace) -> None:
     from nnunet_ima.classification import report
-    from nnunet_ima.classification.running import Request, evaluate
+    from nnunet_ima.classification.running import Request, check_comparable, evaluate
 
     names = [run.resolve().name for run in args.model]
     if len(set(names)) < len(names):
@@ -150,23 +160,21 @@ def _evaluate(args: argparse.Namespace) -> None:
         check_writable(folder)
     request = Request(args.noise, args.attack, args.steps, args.white, args.data, args.chk, args.skip_broken,
                       args.suggest_noise, args.device, len(names))  # fmt: skip
-    evaluated = [evaluate(run, request) for run in args.model]
+    check_comparable(args.model, request)
     shared = {
         "noise": request.levels, "steps": args.steps, "device": args.device,
         "command": " ".join(["nnunet-ima-classify", *(quote(part) for part in args.arguments)]),
         "versions": {name: version(name) for name in ("nnunet-ima", "torch", "torchvision")},
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }  # fmt: skip
-    for one, folder in zip(evaluated, folders, strict=True):
-        print(
-            f"{one.content['name']} ({one.content['method']})\n{report.table(one.content['attacks'], request.levels)}\n"
+    evaluated = []
+    for run_folder, folder in zip(args.model, folders, strict=True):
+        one = evaluate(run_folder, request)
+        evaluated.append(one)
+        print(report.summary(one.content, request.levels))
+        report.write(
+            folder, {"models": [one.content], "norm": one.content["norm"], **shared}, [one.flips], [one.margins]
         )
-        for amplitude, flipped in one.content["white_noise"].items():
-            print(f"White noise of +-{amplitude} flips {flipped:.2f} % of the images that are right without it")
-        if "suggested_noise" in one.content:
-            print(f"Suggested fixed noise level for --method adv: {one.content['suggested_noise']:.2g}")
-        content = {"models": [one.content], "norm": one.content["norm"], **shared}
-        report.write(folder, content, [one.flips], [one.margins])
         report.write_images(folder, one.images, one.content["classes"], one.found, one.distance)
     if several:
         content = {"models": [one.content for one in evaluated], "norm": evaluated[0].content["norm"], **shared}
