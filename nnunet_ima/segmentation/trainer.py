@@ -122,7 +122,8 @@ class nnUNetTrainerMethod(nnUNetTrainerPlain):
         shape = (self.num_input_channels, *patch)
         seen = probability_of_a_visit(total, draws)
         method.begin(Run(slices, self.num_epochs, seen, shape, lambda: intensity_range(dataset, slices)))
-        self.print_to_log_file(f"{method.label}: {len(slices)} of {total} training slices have foreground")
+        margins = f"; {method.store}" if isinstance(method, Adaptive) else ""
+        self.print_to_log_file(f"{method.label}: {len(slices)} of {total} training slices have foreground{margins}")
         return method
 
     def train_step(self, batch: dict[str, Any]) -> dict[str, Any]:
