@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.metrics import roc_auc_score
 from torch import Tensor
 from tqdm import tqdm
 
@@ -25,6 +24,9 @@ from nnunet_ima.evaluation.statistics import RESAMPLES
 
 FOOLBOX = ("ddn", "fmn")
 """Of Foolbox: they look for the least noise that turns an image."""
+
+CHUNK = 500
+"""Resamples drawn at a time: they count how often each image was drawn."""
 
 Attack = Callable[[Classifier, Tensor, Tensor, float, Sequence[torch.Generator]], list[Tensor]]
 """(model, x, y, level, one generator per image) -> the candidates of each image, of which the worst counts."""
@@ -154,16 +156,17 @@ def white_noise(model: Classifier, images: Images, amplitude: float, device: tor
 
 def figures(found: Answers, images: Images, classes: Sequence[str]) -> dict[str, Any]:
     """In percent, with 95 % intervals over patients (images, where these are unknown): accuracy; sensitivity of each
-    class (its recall); for two classes also the AUC of the first."""
+    class (its recall; of the second of two it is the specificity of the first); for two the AUC of the first."""
     y = images.y.numpy()
     groups = [group or name for group, name in zip(images.groups, images.names, strict=True)]
     result: dict[str, Any] = {"accuracy": _with_interval(found.right, groups)}
     for number, name in enumerate(classes):
         rows = y == number
         own = [group for group, row in zip(groups, rows, strict=True) if row]
-        result[f"sensitivity {name}"] = _with_interval(found.right[rows], own)
+        other = f" = specificity {classes[0]}" if len(classes) == 2 and number == 1 else ""
+        result[f"sensitivity {name}{other}"] = _with_interval(found.right[rows], own)
     if len(classes) == 2:
-        result["auc"] = [round(100 * float(roc_auc_score(y == 0, found.probabilities[:, 0])), 2)]
+        result["auc"] = auc_with_interval(found.probabilities[:, 0], y == 0, groups)
     return result
 
 
@@ -175,6 +178,25 @@ def _with_interval(right: NDArray[np.bool_], groups: Sequence[str], seed: int = 
     total = draws @ sums
     low, high = np.percentile(total[:, 0] / total[:, 1].clip(1), [2.5, 97.5])
     return [round(100 * float(value), 2) for value in (right.mean(), low, high)]
+
+
+def auc_with_interval(
+    scores: NDArray[np.float64], positive: NDArray[np.bool_], groups: Sequence[str], seed: int = 0
+) -> list[float]:
+    """[AUC, low, high] in percent: percentile bootstrap of groups. The AUC is the share of pairs (positive, negative)
+    that the scores order rightly; in a resample a pair counts as often as both its images were drawn."""
+    first, second = scores[positive][:, None], scores[~positive][None]
+    ordered = ((first > second) + 0.5 * (first == second)).astype(np.float32)
+    names, number_of = np.unique(np.asarray(groups), return_inverse=True)
+    generator, found = np.random.default_rng(seed), []
+    for _ in range(RESAMPLES // CHUNK):
+        draws = generator.multinomial(len(names), np.full(len(names), 1 / len(names)), CHUNK)[:, number_of]
+        of_first, of_second = draws[:, positive].astype(np.float32), draws[:, ~positive].astype(np.float32)
+        pairs = of_first.sum(1) * of_second.sum(1)
+        usable = pairs > 0
+        found.append((((of_first @ ordered) * of_second).sum(1)[usable]) / pairs[usable])
+    low, high = np.percentile(np.concatenate(found), [2.5, 97.5])
+    return [round(100 * float(value), 2) for value in (ordered.mean(), low, high)]
 
 
 def distances(

@@ -11,10 +11,12 @@ import pytest
 import SimpleITK
 import torch
 from PIL import Image
+from sklearn.metrics import roc_auc_score
 
 from nnunet_ima.classification.data import find_images, load, read_split, split_folder, write_split
 from nnunet_ima.classification.images import read_image
 from nnunet_ima.classification.model import build
+from nnunet_ima.classification.robustness import auc_with_interval
 from nnunet_ima.cli.classify import classify
 from nnunet_ima.errors import UserError
 
@@ -119,7 +121,8 @@ def test_an_evaluation_tells_how_accuracy_falls(
     right = [int(row["right"]) for row in rows if row["attack"] == "pgd" and row["noise"] == "1"]
     assert 100 * np.mean(right) == pytest.approx(accuracy["pgd"][1], abs=0.01)
     printed = capsys.readouterr().out
-    assert "sensitivity left (%)" in printed and "White noise of +-0.05 flips" in printed
+    assert "sensitivity right = specificity left (%)" in printed and "sensitivity left (%)" in printed
+    assert "White noise of +-0.05 flips" in printed
     for name in ("robustness.png", "robustness.svg", "flips.png"):
         assert (tmp_path / name).is_file(), name
     text = (tmp_path / "report.html").read_text()
@@ -138,6 +141,21 @@ def test_runs_are_compared_and_foolbox_finds_no_more_than_ours(runs: dict[str, P
         assert accuracy["strong"][1] <= accuracy["ddn"][1] + 12.5, model["name"]
         assert f"{model['name']}: ddn" in text and (tmp_path / model["name"] / "report.html").is_file()
     assert accuracy["strong"][1] < accuracy["strong"][0]
+
+
+def test_the_auc_is_scikit_learns_and_its_interval_that_of_resampled_patients() -> None:
+    rng = np.random.default_rng(0)
+    positive = np.arange(120) % 3 == 0
+    scores = (rng.normal(size=120) + positive).round(1)
+    groups = [str(number // 2) for number in range(120)]
+    value, low, high = auc_with_interval(scores, positive, groups)
+    assert value == pytest.approx(100 * roc_auc_score(positive, scores), abs=0.01)
+    resampled = []
+    for _ in range(400):
+        drawn = rng.integers(0, 60, 60)
+        rows = np.concatenate([2 * drawn, 2 * drawn + 1])
+        resampled.append(100 * roc_auc_score(positive[rows], scores[rows]))
+    assert [low, high] == pytest.approx(np.percentile(resampled, [2.5, 97.5]), abs=1.5)
 
 
 def test_noise_is_within_the_level_and_the_range(data: Path) -> None:
