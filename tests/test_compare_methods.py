@@ -1,0 +1,74 @@
+"""`scripts/compare_methods.py`: what it makes of the evaluations, and a whole comparison on phantoms."""
+
+import csv
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+
+from nnunet_ima.segmentation.finding import DISCOVERY
+from tests.conftest import Workspace
+
+SCRIPT = Path(__file__).parents[1] / "scripts" / "compare_methods.py"
+
+
+@pytest.fixture(scope="module")
+def script() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("compare_methods", SCRIPT)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["compare_methods"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_slices_are_scored_as_adi_counts_them(script: ModuleType, tmp_path: Path) -> None:
+    rows = [
+        ("a", 0, "pgd", "attack", 0, "wall", 90, 10, 10), ("a", 0, "pgd", "attack", 0, "chamber", 1, 0, 9),
+        ("a", 0, "pgd", "attack", 5, "wall", 0, 5, 10), ("a", 0, "pgd", "attack", 5, "chamber", 0, 0, 0),
+        ("a", 0, "random", "control", 5, "wall", 90, 10, 10),
+    ]  # fmt: skip
+    with (tmp_path / "slices.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["case", "slice", "noise", "family", "level", "class", "tp", "fp", "fn"])
+        writer.writerows(rows)
+    found = script.read_slices(tmp_path / "slices.csv", [0.0, 5.0])
+    assert found.groups == ["a"]
+    assert found.values[0].tolist() == pytest.approx([54.0909, 0.0], abs=1e-3)
+
+
+def test_the_mean_is_over_seeds_and_the_interval_over_cases(script: ModuleType) -> None:
+    rng = np.random.default_rng(0)
+    groups = [str(number // 3) for number in range(90)]
+    each = np.repeat(rng.normal(60, 10, 30), 3)
+    first = np.column_stack([each + 4, each, each - 20])
+    second = first + np.array([2.0, 2.0, 2.0])
+    second[0, 0] = first[0, 0] = np.nan
+    found = script.summary([script.Scores(first, groups), script.Scores(second, groups)])
+    assert list(found) == ["0", "1", "2", "noisy"]
+    mean, low, high, least, largest = found["noisy"]
+    assert mean == pytest.approx(each.mean() - 10 + 1)
+    assert (least, largest) == pytest.approx((mean - 1, mean + 1))
+    half = 1.96 * each[::3].std() / np.sqrt(30)
+    assert (mean - low, high - mean) == pytest.approx((half, half), rel=0.1)
+    assert np.isfinite(found["0"]).all()
+
+
+@pytest.mark.slow
+def test_methods_are_trained_attacked_and_compared(workspace: Workspace, tmp_path: Path) -> None:
+    workspace.write_plans(
+        "nnUNetPlansCompare", {"noise_max": 2.0, "epochs": 1, "iterations": 2, "val_iterations": 1, "steps": 2}
+    )
+    command = ("python", str(SCRIPT), "segmentation", "-d", "D902", "-p", "nnUNetPlansCompare", "--methods",
+               "Plain,IMA,TRADES5", "--noise", "1", "--steps", "2", "--cases", "heldout", "--seeds", "1,2",
+               "--output", str(tmp_path / "compare"), "-device", "cpu")  # fmt: skip
+    first = workspace.run(*command, nnUNet_extTrainer=str(DISCOVERY), nnUNet_n_proc_DA="0")
+    assert first.stdout.count("| TRADES5 |") == 1
+    rows = list(csv.DictReader((tmp_path / "compare" / "compare.csv").open()))
+    assert [row["method"] for row in rows[::3]] == ["Plain", "IMA", "TRADES5"]
+    assert (tmp_path / "compare" / "compare.png").is_file()
+    again = workspace.run(*command, nnUNet_extTrainer=str(DISCOVERY), nnUNet_n_proc_DA="0")
+    assert "Epoch 0" not in again.stdout, "what is there is not trained again"
