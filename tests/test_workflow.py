@@ -184,6 +184,7 @@ def test_killed_at_any_moment_it_continues_and_ends_with_the_same(
     assert continued == undisturbed
 
 
+@pytest.mark.slow
 def test_two_processes_find_what_one_finds(ready: Workspace, tmp_path: Path) -> None:
     flags = ["--noise", "1,3", "--attack", "pgd,square", "--steps", "5", "--queries", "10", "--batch-size", "4"]
     alone = _evaluated(tmp_path / "one", *flags)

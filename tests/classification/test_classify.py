@@ -130,7 +130,7 @@ def test_an_evaluation_tells_how_accuracy_falls(
 
 
 def test_runs_are_compared_and_foolbox_finds_no_more_than_ours(runs: dict[str, Path], tmp_path: Path) -> None:
-    classify(["eval", "--model", str(runs["ce"]), str(runs["ima"]), "--noise", "2", "--steps", "30", "--attack",
+    classify(["eval", "--model", str(runs["ce"]), str(runs["ima"]), "--noise", "2", "--steps", "20", "--attack",
               "strong,ddn", "-o", str(tmp_path), "-device", "cpu"])  # fmt: skip
     content = json.loads((tmp_path / "results.json").read_text())
     assert [model["name"] for model in content["models"]] == ["ce", "ima"]

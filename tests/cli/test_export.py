@@ -60,6 +60,7 @@ def _hashes(folder: Path) -> list[tuple[str, str]]:
     return [(file.name, hashlib.sha256(file.read_bytes()).hexdigest()) for file in sorted(folder.glob("*.nii.gz"))]
 
 
+@pytest.mark.slow
 def test_the_environment_really_lacks_the_package(trained: Workspace, without: dict[str, Any]) -> None:
     done = trained.run("python", "-c", "import nnunet_ima", check=False, **without)
     assert "nnunet_ima is not installed here" in done.stderr
@@ -70,6 +71,7 @@ def test_the_environment_really_lacks_the_package(trained: Workspace, without: d
     assert done.returncode != 0
 
 
+@pytest.mark.slow
 def test_stock_nnunet_predicts_the_same_from_the_exported_folder(
     trained: Workspace, without: dict[str, Any], tmp_path: Path
 ) -> None:

@@ -72,6 +72,7 @@ def _train(workspace: Workspace, trainer: str, *flags: str) -> subprocess.Comple
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_the_command_hardens_a_stock_model(workspace: Workspace, tmp_path: Path) -> None:
     """nnU-Net's own trainer writes the checkpoint, its own flag reads it."""
     seed_everything()
