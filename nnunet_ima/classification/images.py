@@ -13,6 +13,7 @@ from torch.nn import functional
 from nnunet_ima.errors import UserError, first_line
 
 PICTURES = (".png", ".jpg", ".jpeg")
+MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 MEDICAL = (".dcm", ".nii", ".nii.gz")
 
 
@@ -24,7 +25,8 @@ def read_image(path: Path, size: int, channels: int = 1) -> Tensor:
     """(channels, size, size) float32 in [0, 1], resized with antialiasing.
 
     Pictures are divided by the largest value of their type (255, 65535); colours become grey where one channel is
-    wanted. DICOM and NIfTI slices have no such largest value: their own least and largest become 0 and 1.
+    wanted, grey is repeated where several are. DICOM and NIfTI slices, of any number of channels, have no such largest
+    value: their own least and largest become 0 and 1.
 
     UserError, naming the file, for one that cannot be read, is no single slice, or is not finite.
     """
@@ -43,7 +45,9 @@ def read_image(path: Path, size: int, channels: int = 1) -> Tensor:
 def _picture(path: Path, channels: int) -> NDArray[np.float32]:
     with Image.open(path) as picture:
         deep = picture.mode.startswith("I")
-        array = np.asarray(picture if deep else picture.convert("L" if channels == 1 else "RGB"))
+        if channels not in MODES:
+            raise ValueError(f"a picture has 1, 3 or 4 channels, not {channels}")
+        array = np.asarray(picture if deep else picture.convert(MODES[channels]))
     array = array[None] if array.ndim == 2 else array.transpose(2, 0, 1)
     if len(array) != channels:
         array = array[:1].repeat(channels, 0)
@@ -51,9 +55,17 @@ def _picture(path: Path, channels: int) -> NDArray[np.float32]:
 
 
 def _slice(path: Path, channels: int) -> NDArray[np.float32]:
-    array = np.squeeze(SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(str(path)))).astype(np.float32)
-    if array.ndim != 2:
-        raise ValueError(f"it is no single slice but has the shape {' x '.join(map(str, array.shape))}")
+    image = SimpleITK.ReadImage(str(path))
+    own = image.GetNumberOfComponentsPerPixel()
+    array = SimpleITK.GetArrayFromImage(image).astype(np.float32)
+    # Channels first, and a volume of one slice as that slice.
+    array = np.moveaxis(array, -1, 0) if own > 1 else array[None]
+    array = array[:, 0] if array.ndim == 4 and array.shape[1] == 1 else array
+    if array.ndim != 3:
+        raise ValueError(f"it is no single slice but has the shape {' x '.join(map(str, array.shape[1:]))}")
+    if own not in (1, channels) and channels != 1:
+        raise ValueError(f"it has {own} channels, not {channels}")
+    if own != channels:
+        array = np.repeat(array.mean(0, keepdims=True), channels, axis=0)
     low, high = float(array.min()), float(array.max())
-    scaled = (array - low) / (high - low) if high > low else np.zeros_like(array)
-    return np.repeat(scaled[None], channels, axis=0)
+    return (array - low) / (high - low) if high > low else np.zeros_like(array)

@@ -42,7 +42,7 @@ class Settings:
     attack_precision: str = "auto"
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "image_size", "batch_size"):
+        for name in ("epochs", "image_size", "batch_size", "channels"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} must be at least 1, got {getattr(self, name)}.")
         if self.image_size <= 32:
@@ -55,7 +55,6 @@ class Settings:
         allowed = (
             ("norm", NORMS),
             ("attack_precision", PRECISIONS),
-            ("channels", (1, 3)),
             ("optimizer", (None, "adam", "adamw", "sgd")),
         )
         for name, known in allowed:

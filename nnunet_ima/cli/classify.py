@@ -38,7 +38,7 @@ def _add_train(group: Any) -> None:
                        )  # fmt: skip
     group.add_argument("--epochs", type=positive, default=40, help="[OPTIONAL] default: 40")
     group.add_argument("--image-size", type=positive, default=224, help="[OPTIONAL] height and width; default: 224")
-    group.add_argument("--channels", type=int, choices=[1, 3], default=1, help="[OPTIONAL] default: 1, grey")
+    group.add_argument("--channels", type=positive, default=1, help="[OPTIONAL] of the images; default: 1, grey")
     group.add_argument("--batch-size", type=positive, default=32, help="[OPTIONAL] default: 32")
     group.add_argument("--noise-max", type=float,
                        help="[OPTIONAL] largest margin of ima and mma, fixed noise level of others: L2 norm over the "

@@ -208,6 +208,18 @@ def test_images_of_every_format(tmp_path: Path) -> None:
     torch.testing.assert_close(read_image(tmp_path / "colour.jpg", 8), expected, atol=0.03, rtol=0)
     for name in ("slice.nii.gz", "slice.dcm"):
         torch.testing.assert_close(read_image(tmp_path / name, 8), expected * 255 / 252, atol=1e-4, rtol=0)
+    stack = np.stack([array, array[::-1], array.T, array, array], -1).astype(np.float32)
+    SimpleITK.WriteImage(SimpleITK.GetImageFromArray(stack, isVector=True), str(tmp_path / "five.nii.gz"))
+    five = read_image(tmp_path / "five.nii.gz", 8, channels=5)
+    torch.testing.assert_close(five, torch.from_numpy(stack).permute(2, 0, 1) / 252, atol=1e-4, rtol=0)
+    assert build(2, 5, 0).eval()(read_image(tmp_path / "five.nii.gz", 64, channels=5)[None]).shape == (1, 2)
+    with pytest.raises(UserError, match=r"five\.nii\.gz cannot be read \(it has 5 channels, not 3\)"):
+        read_image(tmp_path / "five.nii.gz", 8, channels=3)
+    with pytest.raises(UserError, match=r"a picture has 1, 3 or 4 channels, not 5"):
+        read_image(tmp_path / "grey.png", 8, channels=5)
+    SimpleITK.WriteImage(SimpleITK.GetImageFromArray(np.zeros((3, 8, 8), np.float32)), str(tmp_path / "volume.nii.gz"))
+    with pytest.raises(UserError, match="it is no single slice but has the shape 3 x 8 x 8"):
+        read_image(tmp_path / "volume.nii.gz", 8)
     small = read_image(tmp_path / "grey.png", 4, channels=3)
     assert small.shape == (3, 4, 4) and torch.equal(small[0], small[2])
 
