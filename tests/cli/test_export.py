@@ -29,12 +29,20 @@ sys.meta_path.insert(0, Blocker())
 
 @pytest.fixture(scope="module")
 def trained(workspace: Workspace) -> Iterator[Workspace]:
-    """An IMA model with margins, two raw images, and its predictions of them with the package."""
+    """An IMA model with margins."""
     workspace.write_plans("nnUNetPlansExport", BLOCK)
     workspace.run(
         "nnUNetv2_train", "902", "2d", "0", "-tr", "nnUNetTrainerIMA", "-p", "nnUNetPlansExport", "-device", "cpu",
         nnUNet_extTrainer=str(DISCOVERY),
     )  # fmt: skip
+    yield workspace
+    shutil.rmtree(workspace.results / MODEL)
+
+
+@pytest.fixture(scope="module")
+def predicted(trained: Workspace) -> Workspace:
+    """Two raw images, and the model's predictions of them with the package."""
+    workspace = trained
     images = workspace.folder / "two_images"
     images.mkdir()
     for image in sorted((workspace.folder / "raw" / DATASET / "imagesTr").iterdir())[:2]:
@@ -44,8 +52,7 @@ def trained(workspace: Workspace) -> Iterator[Workspace]:
         "-f", "0", "-tr", "nnUNetTrainerIMA", "-p", "nnUNetPlansExport", "-device", "cpu", "-npp", "1", "-nps", "1",
         nnUNet_extTrainer=str(DISCOVERY),
     )  # fmt: skip
-    yield workspace
-    shutil.rmtree(workspace.results / MODEL)
+    return workspace
 
 
 @pytest.fixture(scope="module")
@@ -61,10 +68,10 @@ def _hashes(folder: Path) -> list[tuple[str, str]]:
 
 
 @pytest.mark.slow
-def test_the_environment_really_lacks_the_package(trained: Workspace, without: dict[str, Any]) -> None:
-    done = trained.run("python", "-c", "import nnunet_ima", check=False, **without)
+def test_the_environment_really_lacks_the_package(predicted: Workspace, without: dict[str, Any]) -> None:
+    done = predicted.run("python", "-c", "import nnunet_ima", check=False, **without)
     assert "nnunet_ima is not installed here" in done.stderr
-    done = trained.run(
+    done = predicted.run(
         "nnUNetv2_predict", "-i", "two_images", "-o", "none", "-d", "902", "-c", "2d", "-f", "0",
         "-tr", "nnUNetTrainerIMA", "-p", "nnUNetPlansExport", "-device", "cpu", check=False, **without,
     )  # fmt: skip
@@ -73,33 +80,33 @@ def test_the_environment_really_lacks_the_package(trained: Workspace, without: d
 
 @pytest.mark.slow
 def test_stock_nnunet_predicts_the_same_from_the_exported_folder(
-    trained: Workspace, without: dict[str, Any], tmp_path: Path
+    predicted: Workspace, without: dict[str, Any], tmp_path: Path
 ) -> None:
     target = tmp_path / "model"
-    printed = trained.run("nnunet-ima-export", "-d", "D902", "-p", "nnUNetPlansExport", "-o", str(target)).stdout
+    printed = predicted.run("nnunet-ima-export", "-d", "D902", "-p", "nnUNetPlansExport", "-o", str(target)).stdout
     assert f"Wrote {target}: folds 0" in printed
-    trained.run(
+    predicted.run(
         "nnUNetv2_predict_from_modelfolder", "-i", "two_images", "-o", str(tmp_path / "out"), "-m", str(target),
         "-f", "0", "-device", "cpu", "-npp", "1", "-nps", "1", **without,
     )  # fmt: skip
     assert len(_hashes(tmp_path / "out")) == 2
-    assert _hashes(tmp_path / "out") == _hashes(trained.folder / "with")
+    assert _hashes(tmp_path / "out") == _hashes(predicted.folder / "with")
 
 
 @pytest.mark.slow
 def test_the_zip_installs_with_nnunets_own_command_and_predicts_the_same(
-    trained: Workspace, without: dict[str, Any], tmp_path: Path
+    predicted: Workspace, without: dict[str, Any], tmp_path: Path
 ) -> None:
     file, results = tmp_path / "model.zip", tmp_path / "results"
     results.mkdir()
-    trained.run("nnunet-ima-export", "-d", "902", "-p", "nnUNetPlansExport", "-f", "0", "-o", str(file))
+    predicted.run("nnunet-ima-export", "-d", "902", "-p", "nnUNetPlansExport", "-f", "0", "-o", str(file))
     without = without | {"nnUNet_results": str(results)}
-    trained.run("nnUNetv2_install_pretrained_model_from_zip", str(file), **without)
-    trained.run(
+    predicted.run("nnUNetv2_install_prepredicted_model_from_zip", str(file), **without)
+    predicted.run(
         "nnUNetv2_predict", "-i", "two_images", "-o", str(tmp_path / "out"), "-d", "902", "-c", "2d", "-f", "0",
         "-p", "nnUNetPlansExport", "-device", "cpu", "-npp", "1", "-nps", "1", **without,
     )  # fmt: skip
-    assert _hashes(tmp_path / "out") == _hashes(trained.folder / "with")
+    assert _hashes(tmp_path / "out") == _hashes(predicted.folder / "with")
 
 
 def test_the_checkpoint_is_nnunets_own_without_margins(trained: Workspace, tmp_path: Path) -> None:

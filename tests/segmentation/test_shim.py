@@ -44,12 +44,14 @@ def _find(environment: dict[str, str], trainer: str) -> subprocess.CompletedProc
     return subprocess.run([sys.executable, "-c", FIND, trainer], env=environment, capture_output=True, text=True)
 
 
+@pytest.mark.slow
 def test_installed_nnunet_finds_the_trainers_without_a_variable(copied: tuple[Path, dict[str, str]]) -> None:
     site, environment = copied
     shim = site / "nnunetv2" / "training" / "nnUNetTrainer" / "variants" / NAME
     assert _find(environment, "nnUNetTrainerIMA").returncode != 0
     for _ in range(2):
         assert str(shim) in _setup(environment, "--install")
+    assert "nnUNetTrainerTRADES5" in _find(environment, "nnUNetTrainerTRADES5").stdout
     found = _find(environment, "nnUNetTrainerIMA")
     assert "nnunet_ima.segmentation.trainer.nnUNetTrainerIMA" in found.stdout, found.stderr
     assert "Removed" in _setup(environment, "--uninstall") and not shim.exists()
