@@ -1,6 +1,5 @@
 """What the methods with a margin per sample share."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,18 +22,18 @@ class Adaptive(Method):
 
     def margins(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Margin of each sample of the batch (N,), float64, 0 for one that has none; and which have one, bool (N,)."""
-        eligible = torch.tensor([sample in self.store for sample in batch.ids], device=batch.x.device)
+        eligible = self.can_break(batch)
         margin = torch.zeros(len(batch.ids), dtype=torch.float64, device=batch.x.device)
         margin[eligible] = self.store.get([one for one in batch.ids if one in self.store]).to(margin)
         return margin, eligible
 
-    def note(self, ids: Sequence[Any], rows: Tensor, crossed: Tensor, proposed: Tensor, steps: Tensor) -> None:
+    def note(self, batch: Batch, rows: Tensor, crossed: Tensor, proposed: Tensor, steps: Tensor) -> None:
         """What a visit showed of the samples `rows` of a batch: whether they crossed, and their new margins (M,);
         steps: taken by the attack on each, counted."""
-        chosen = [ids[row] for row in rows.tolist()]
+        chosen = [batch.ids[row] for row in rows.tolist()]
         self.outcomes.note(chosen, crossed.tolist(), proposed.tolist())
-        eligible = sum(sample in self.store for sample in ids)
-        self.tally.merge(Tally(len(ids), eligible, len(chosen), int(crossed.sum()), int(steps.sum())))
+        eligible = int(self.can_break(batch).sum())
+        self.tally.merge(Tally(len(batch.ids), eligible, len(chosen), int(crossed.sum()), int(steps.sum())))
 
     def end_epoch(self, gather: Gather = alone) -> Tally:
         outcomes = Outcomes()

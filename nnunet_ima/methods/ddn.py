@@ -9,11 +9,12 @@ from torch import Tensor
 from nnunet_ima.attacks import ball
 from nnunet_ima.attacks.ball import Norm
 from nnunet_ima.attacks.ddn import ddn
-from nnunet_ima.methods.method import Batch, Method, Run, Tally, check_level, count, number
+from nnunet_ima.methods.fixed import FixedLevel
+from nnunet_ima.methods.method import Batch, Tally, count
 
 
 @dataclass(kw_only=True)
-class DDN(Method):
+class DDN(FixedLevel):
     """L = l(x'), x' the least noise that breaks a sample, shortened to `noise` where it is more. L2 only."""
 
     word: ClassVar[str] = "ddn"
@@ -21,22 +22,12 @@ class DDN(Method):
     norms: ClassVar[tuple[Norm, ...]] = ("l2",)
 
     steps: int = count(100, 1)
-    noise: float | None = number(None)
-
-    @property
-    def is_off(self) -> bool:
-        return self.noise == 0
-
-    def begin(self, run: Run) -> None:
-        super().begin(run)
-        check_level(self.label, self.noise)
 
     def loss(self, batch: Batch) -> Tensor:
-        level = check_level(self.label, self.noise)
         clean = batch.x.detach()
         with batch.attacked() as model:
             found = ddn(model, clean, batch.y, objective=batch.objective, steps=self.steps, bounds=self.bounds)
-        limit = torch.full((len(clean),), level, device=clean.device)
+        limit = torch.full((len(clean),), self.level, device=clean.device)
         noisy = ball.step_inside(clean, found - clean, limit, "l2", self.bounds)
         samples = len(batch.ids)
         right = int(batch.objective.correct(batch.clean.logits.detach(), batch.y).sum())

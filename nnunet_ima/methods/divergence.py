@@ -51,8 +51,3 @@ class Divergence(Objective):
 
     def correct(self, logits: Tensor, y: Tensor) -> Tensor:
         return self.objective.correct(logits, self.y[y])
-
-
-def by_number(batch_x: Tensor) -> Tensor:
-    """The references of `Divergence` for a whole batch."""
-    return torch.arange(len(batch_x), device=batch_x.device)

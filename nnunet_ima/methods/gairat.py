@@ -6,8 +6,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from nnunet_ima.attacks.walk import walk
-from nnunet_ima.methods.method import Batch, Method, Run, Tally, check_level, count, number
+from nnunet_ima.methods.fixed import FixedLevel
+from nnunet_ima.methods.method import Batch, count, number
 
 
 def weights(held: Tensor, steps: int, middle: float) -> Tensor:
@@ -19,7 +19,7 @@ def weights(held: Tensor, steps: int, middle: float) -> Tensor:
 
 
 @dataclass(kw_only=True)
-class GAIRAT(Method):
+class GAIRAT(FixedLevel):
     """L = sum of w l(x'), x' the end of PGD within `noise`: samples that break in few steps weigh more.
 
     middle: the paper's lambda. burn_in: share of the epochs in which all weigh the same.
@@ -30,28 +30,11 @@ class GAIRAT(Method):
 
     steps: int = count(10, 1)
     random_start: bool = True
-    noise: float | None = number(None)
     middle: float = number(-1.0, -10, 10)
     burn_in: float = number(0.5, 0, 1)
 
-    @property
-    def is_off(self) -> bool:
-        return self.noise == 0
-
-    def begin(self, run: Run) -> None:
-        super().begin(run)
-        check_level(self.label, self.noise)
-
     def loss(self, batch: Batch) -> Tensor:
-        with batch.attacked() as model:
-            found = walk(
-                model, batch.x, batch.y, check_level(self.label, self.noise), objective=batch.objective, norm=self.norm,
-                steps=self.steps, alpha=self.alpha, random_start=self.random_start, bounds=self.bounds,
-                breakable=self.can_break(batch),
-            )  # fmt: skip
-        samples, right = len(batch.ids), int((found.held > 0).sum())
-        crossed = int(((found.held > 0) & (found.held < self.steps)).sum())
-        self.tally.merge(Tally(samples, samples, right, crossed, right * self.steps))
+        found = self.walk(batch)
         noisy = batch.forward(found.x)
         if self.progress < self.burn_in:
             return noisy.loss()

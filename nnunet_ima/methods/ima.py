@@ -6,7 +6,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from nnunet_ima.attacks.boundary import Boundary, bpgd
+from nnunet_ima.attacks.boundary import Boundary
 from nnunet_ima.margins import MarginStore
 from nnunet_ima.methods.adaptive import Adaptive
 from nnunet_ima.methods.method import Batch, Run, check_level, count, number, rows_where
@@ -51,14 +51,9 @@ class IMA(Adaptive):
         """The twins on the decision boundary within the margins; what that showed is noted (Algorithm 2): crossed:
         E <- (distance + E) / 2, held: E <- E + Delta."""
         margin, eligible = self.margins(batch)
-        with batch.attacked() as model:
-            found = bpgd(
-                model, batch.x, batch.y, margin, objective=batch.objective, norm=self.norm, steps=self.steps,
-                bisections=self.bisections, alpha=self.alpha, random_start=self.random_start, bounds=self.bounds,
-                clean_logits=batch.shared_logits,
-            )  # fmt: skip
+        found = self.bpgd(batch, margin, self.bisections)
         rows = rows_where(found.correct & eligible)
         crossed, margin = found.crossed[rows], margin[rows]
         proposed = torch.where(crossed, (found.distance[rows] + margin) / 2, margin + self.step)
-        self.note(batch.ids, rows, crossed, proposed, found.steps)
+        self.note(batch, rows, crossed, proposed, found.steps)
         return found

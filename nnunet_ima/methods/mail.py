@@ -8,8 +8,9 @@ from torch import Tensor
 
 from nnunet_ima.errors import UserError
 from nnunet_ima.methods.divergence import divergence, runner_up
+from nnunet_ima.methods.fixed import FixedLevel
 from nnunet_ima.methods.mart import misjudged
-from nnunet_ima.methods.method import Batch, Method, Pass, Run, check_level, count, number
+from nnunet_ima.methods.method import Batch, Pass, count, number
 from nnunet_ima.methods.trades import diverging
 
 Kind = Literal["adversarial", "natural", "difference"]
@@ -23,7 +24,7 @@ def weights(margins: Tensor, gamma: float, beta: float) -> Tensor:
 
 
 @dataclass(kw_only=True)
-class MAIL(Method):
+class MAIL(FixedLevel):
     """MAIL-AT: sum of w l(x') over the batch, x' the worst point within `noise`. Samples close to the boundary, or
     beyond it, weigh more.
 
@@ -36,7 +37,6 @@ class MAIL(Method):
 
     steps: int = count(10, 1)
     random_start: bool = True
-    noise: float | None = number(None)
     gamma: float = number(10.0)
     beta: float = number(-0.5, -1, 1)
     burn_in: float = number(0.75, 0, 1)
@@ -47,14 +47,6 @@ class MAIL(Method):
         if self.margin not in KINDS:
             raise UserError(f"margin of {self.label} must be one of {', '.join(KINDS)}, got {self.margin!r}.")
 
-    @property
-    def is_off(self) -> bool:
-        return self.noise == 0
-
-    def begin(self, run: Run) -> None:
-        super().begin(run)
-        check_level(self.label, self.noise)
-
     def weights(self, batch: Batch, noisy: Pass) -> Tensor:
         """Of each sample, (N,), mean 1."""
         if self.progress < self.burn_in:
@@ -63,9 +55,6 @@ class MAIL(Method):
         natural = batch.objective.lead(batch.clean.logits, batch.y)
         margins = {"adversarial": adversarial, "natural": natural, "difference": natural - adversarial}[self.margin]
         return weights(margins, self.gamma, self.beta)
-
-    def noisy(self, batch: Batch) -> Pass:
-        return batch.forward(self.pgd(batch, check_level(self.label, self.noise)))
 
     def loss(self, batch: Batch) -> Tensor:
         noisy = self.noisy(batch)
@@ -84,7 +73,7 @@ class MAILTRADES(MAIL):
     trade_off: float = number(5.0)
 
     def noisy(self, batch: Batch) -> Pass:
-        return batch.forward(diverging(self, batch, check_level(self.label, self.noise)))
+        return batch.forward(diverging(self, batch))
 
     def loss(self, batch: Batch) -> Tensor:
         noisy = self.noisy(batch)

@@ -6,11 +6,12 @@ from typing import ClassVar
 from torch import Tensor
 
 from nnunet_ima.methods.divergence import divergence, runner_up, true_probability
-from nnunet_ima.methods.method import Batch, Method, Pass, Run, check_level, count, number
+from nnunet_ima.methods.fixed import FixedLevel
+from nnunet_ima.methods.method import Batch, Pass, count, number
 
 
 @dataclass(kw_only=True)
-class MART(Method):
+class MART(FixedLevel):
     """L = BCE(p(x'), y) + beta * KL(p(x) || p(x')) (1 - p_y(x)), x' the worst point within `noise`; BCE is the task's
     own loss plus -log(1 - max_{k != y} p_k(x')). Pixels are weighed one by one."""
 
@@ -19,19 +20,7 @@ class MART(Method):
 
     steps: int = count(10, 1)
     random_start: bool = True
-    noise: float | None = number(None)
     beta: float = number(6.0)
-
-    @property
-    def is_off(self) -> bool:
-        return self.noise == 0
-
-    def begin(self, run: Run) -> None:
-        super().begin(run)
-        check_level(self.label, self.noise)
-
-    def noisy(self, batch: Batch) -> Pass:
-        return batch.forward(self.pgd(batch, check_level(self.label, self.noise)))
 
     def loss(self, batch: Batch) -> Tensor:
         noisy = self.noisy(batch)

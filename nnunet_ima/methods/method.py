@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from nnunet_ima.attacks.ball import NORMS, Norm
+from nnunet_ima.attacks.boundary import Boundary, bpgd
 from nnunet_ima.attacks.frozen import Model
 from nnunet_ima.attacks.objective import Objective
 from nnunet_ima.attacks.pgd import pgd
@@ -194,6 +195,15 @@ class Method:
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Continue from a checkpoint. UserError, and nothing changed, where it does not fit."""
+
+    def bpgd(self, batch: Batch, radius: float | Tensor, bisections: int) -> Boundary:
+        """The samples on the decision boundary within `radius`; whoever asks counts."""
+        with batch.attacked() as model:
+            return bpgd(
+                model, batch.x, batch.y, radius, objective=batch.objective, norm=self.norm, steps=self.steps,
+                bisections=bisections, alpha=self.alpha, random_start=self.random_start, bounds=self.bounds,
+                clean_logits=batch.shared_logits,
+            )  # fmt: skip
 
     def pgd(self, batch: Batch, radius: float | Tensor, start: Tensor | None = None,
             objective: Objective | None = None, y: Tensor | None = None) -> Tensor:  # fmt: skip

@@ -5,12 +5,12 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from nnunet_ima.attacks.boundary import bpgd
-from nnunet_ima.methods.method import Batch, Method, Run, Tally, check_level, count, number, rows_where
+from nnunet_ima.methods.fixed import FixedLevel
+from nnunet_ima.methods.method import Batch, Tally, count, number, rows_where
 
 
 @dataclass(kw_only=True)
-class MMA(Method):
+class MMA(FixedLevel):
     """L = (1 - beta) l(x) + beta * (l on the boundary for samples that can be broken within `noise`, l(x) for wrong
     ones) / batch size. The margin is measured anew at every visit, up to `noise`, the paper's d_max.
 
@@ -20,7 +20,6 @@ class MMA(Method):
     word: ClassVar[str] = "mma"
     label: ClassVar[str] = "MMA"
 
-    noise: float | None = number(None)
     beta: float = number(2 / 3, 0, 1)
     bisections: int = count(10, 0)
 
@@ -28,18 +27,9 @@ class MMA(Method):
     def is_off(self) -> bool:
         return self.beta == 0
 
-    def begin(self, run: Run) -> None:
-        super().begin(run)
-        check_level(self.label, self.noise)
-
     def loss(self, batch: Batch) -> Tensor:
         samples = len(batch.ids)
-        with batch.attacked() as model:
-            found = bpgd(
-                model, batch.x, batch.y, check_level(self.label, self.noise), objective=batch.objective, norm=self.norm,
-                steps=self.steps, bisections=self.bisections, alpha=self.alpha, random_start=self.random_start,
-                bounds=self.bounds, clean_logits=batch.shared_logits,
-            )  # fmt: skip
+        found = self.bpgd(batch, self.level, self.bisections)
         correct, crossed = int(found.correct.sum()), int(found.crossed.sum())
         self.tally.merge(Tally(samples, samples, correct, crossed, int(found.steps.sum())))
         rows: Tensor = rows_where(found.crossed | (~found.correct & self.can_break(batch)))

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from nnunet_ima.attacks import ball
-from nnunet_ima.attacks.boundary import bpgd
 from nnunet_ima.attacks.frozen import input_gradient
 from nnunet_ima.margins import MarginStore
 from nnunet_ima.methods.adaptive import Adaptive
@@ -42,12 +41,7 @@ class SMD(Adaptive):
 
     def loss(self, batch: Batch) -> Tensor:
         margin, eligible = self.margins(batch)
-        with batch.attacked() as model:
-            found = bpgd(
-                model, batch.x, batch.y, margin, objective=batch.objective, norm=self.norm, steps=self.steps,
-                bisections=self.bisections, alpha=self.alpha, random_start=self.random_start, bounds=self.bounds,
-                clean_logits=batch.shared_logits,
-            )  # fmt: skip
+        found = self.bpgd(batch, margin, self.bisections)
         rows = rows_where(found.correct & eligible)
         clean = (1 - self.beta) * batch.clean.loss()
         if not len(rows):
@@ -55,7 +49,7 @@ class SMD(Adaptive):
         noisy, crossed = found.last_correct[rows], found.crossed[rows]
         grown = self.grown(margin[rows], self.steepness(batch, noisy, rows))
         distance = ball.size(noisy - batch.x.detach()[rows], self.norm)
-        self.note(batch.ids, rows, crossed, torch.where(crossed, distance, grown), found.steps)
+        self.note(batch, rows, crossed, torch.where(crossed, distance, grown), found.steps)
         return clean + self.beta * len(rows) / len(batch.ids) * batch.forward(noisy, rows).loss()
 
     def grown(self, margin: Tensor, steepness: Tensor) -> Tensor:

@@ -1,0 +1,45 @@
+"""What the methods with one noise level for all samples share."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from nnunet_ima.attacks.walk import Walk, walk
+from nnunet_ima.methods.method import Batch, Method, Pass, Run, Tally, check_level, number
+
+
+@dataclass(kw_only=True)
+class FixedLevel(Method):
+    """noise: the noise level; UserError at the beginning of a training without one."""
+
+    noise: float | None = number(None)
+
+    @property
+    def is_off(self) -> bool:
+        return self.noise == 0
+
+    @property
+    def level(self) -> float:
+        return check_level(self.label, self.noise)
+
+    def begin(self, run: Run) -> None:
+        super().begin(run)
+        check_level(self.label, self.noise)
+
+    def noisy(self, batch: Batch) -> Pass:
+        """The training pass over the worst points within the level."""
+        return batch.forward(self.pgd(batch, self.level))
+
+    def walk(self, batch: Batch, patience: int | None = None) -> Walk:
+        """PGD that stops `patience` steps after a sample has become wrong (None: it takes all); counted."""
+        with batch.attacked() as model:
+            found = walk(
+                model, batch.x, batch.y, self.level, objective=batch.objective, norm=self.norm, steps=self.steps,
+                alpha=self.alpha, patience=patience, random_start=self.random_start, bounds=self.bounds,
+                breakable=self.can_break(batch),
+            )  # fmt: skip
+        right: Tensor = found.held > 0
+        taken = right.sum() * self.steps if patience is None else found.held.sum()
+        crossed = (right & (found.held < self.steps)).sum()
+        self.tally.merge(Tally(len(batch.ids), len(batch.ids), int(right.sum()), int(crossed), int(taken)))
+        return found
