@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 
 from nnunet_ima.cli.common import device_name, noise_levels, run
 from nnunet_ima.errors import UserError
-from nnunet_ima.evaluation.statistics import RESAMPLES
+from nnunet_ima.evaluation.statistics import resampled
 from nnunet_ima.files import replacing
 from nnunet_ima.methods.method import settings_of
 from nnunet_ima.methods.registry import methods
@@ -217,11 +217,10 @@ def summary(scores: Sequence[Scores]) -> dict[str, list[float]]:
     per_seed = np.array([np.nanmean(values, 0) for values in each])
     values = np.mean(each, 0)
     usable = ~np.isnan(values)
-    names, number_of = np.unique(np.asarray(scores[0].groups), return_inverse=True)
-    sums, counts = np.zeros((len(names), values.shape[1])), np.zeros((len(names), values.shape[1]))
+    number_of, draws = resampled(scores[0].groups)
+    sums, counts = np.zeros((draws.shape[1], values.shape[1])), np.zeros((draws.shape[1], values.shape[1]))
     np.add.at(sums, number_of, np.where(usable, values, 0))
     np.add.at(counts, number_of, usable)
-    draws = np.random.default_rng(0).multinomial(len(names), np.full(len(names), 1 / len(names)), RESAMPLES)
     low, high = np.percentile((draws @ sums) / (draws @ counts).clip(1), [2.5, 97.5], axis=0)
     rows = np.stack([per_seed.mean(0), low, high, per_seed.min(0), per_seed.max(0)], 1)
     keys = [*(f"{level}" for level in range(values.shape[1] - 1)), "noisy"]

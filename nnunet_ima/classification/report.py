@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, select_autoescape
 from torch import Tensor
 
 from nnunet_ima.classification.data import Images
 from nnunet_ima.classification.robustness import Answers
 from nnunet_ima.files import replacing
+from nnunet_ima.pages import new_environment
 from nnunet_ima.plots import new_figure, png, save
 
 CELL = 20
@@ -119,14 +119,12 @@ def write(folder: Path, content: dict[str, Any], flips: Sequence[Any], margins: 
     save(figure, folder, "robustness")
     if len(flips) == 1 and flips[0] is not None:
         save(flips[0], folder, "flips")
-    environment = Environment(
-        loader=PackageLoader("nnunet_ima.evaluation"), autoescape=select_autoescape(default=True), trim_blocks=True,
-        lstrip_blocks=True,
-    )  # fmt: skip
     models = [
         {**model, "strongest": worst_attack(model), "flips": png(flip) if flip is not None else None, "margins": margin}
         for model, flip, margin in zip(content["models"], flips, margins, strict=True)
     ]
-    text = environment.get_template("classifier.html.j2").render(content=content, models=models, curves=png(figure))
+    text = (
+        new_environment().get_template("classifier.html.j2").render(content=content, models=models, curves=png(figure))
+    )
     with replacing(folder / "report.html") as path:
         path.write_text(text, encoding="utf-8")

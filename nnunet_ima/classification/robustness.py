@@ -20,13 +20,13 @@ from nnunet_ima.classification.data import Images
 from nnunet_ima.classification.model import Classifier
 from nnunet_ima.classification.settings import BOUNDS
 from nnunet_ima.errors import UserError
-from nnunet_ima.evaluation.statistics import RESAMPLES
+from nnunet_ima.evaluation.statistics import resampled
 
 FOOLBOX = ("ddn", "fmn")
 """Of Foolbox: they look for the least noise that turns an image."""
 
 CHUNK = 500
-"""Resamples drawn at a time: they count how often each image was drawn."""
+"""Resamples taken at a time: they count how often each image was drawn."""
 
 Attack = Callable[[Classifier, Tensor, Tensor, float, Sequence[torch.Generator]], list[Tensor]]
 """(model, x, y, level, one generator per image) -> the candidates of each image, of which the worst counts."""
@@ -172,9 +172,8 @@ def figures(found: Answers, images: Images, classes: Sequence[str]) -> dict[str,
 
 def _with_interval(right: NDArray[np.bool_], groups: Sequence[str], seed: int = 0) -> list[float]:
     """[mean, low, high] in percent: percentile bootstrap of groups."""
-    names, number_of = np.unique(np.asarray(groups), return_inverse=True)
+    number_of, draws = resampled(groups, seed=seed)
     sums = np.stack([np.bincount(number_of, right), np.bincount(number_of)], 1)
-    draws = np.random.default_rng(seed).multinomial(len(names), np.full(len(names), 1 / len(names)), RESAMPLES)
     total = draws @ sums
     low, high = np.percentile(total[:, 0] / total[:, 1].clip(1), [2.5, 97.5])
     return [round(100 * float(value), 2) for value in (right.mean(), low, high)]
@@ -187,11 +186,11 @@ def auc_with_interval(
     that the scores order rightly; in a resample a pair counts as often as both its images were drawn."""
     first, second = scores[positive][:, None], scores[~positive][None]
     ordered = ((first > second) + 0.5 * (first == second)).astype(np.float32)
-    names, number_of = np.unique(np.asarray(groups), return_inverse=True)
-    generator, found = np.random.default_rng(seed), []
-    for _ in range(RESAMPLES // CHUNK):
-        draws = generator.multinomial(len(names), np.full(len(names), 1 / len(names)), CHUNK)[:, number_of]
-        of_first, of_second = draws[:, positive].astype(np.float32), draws[:, ~positive].astype(np.float32)
+    number_of, draws = resampled(groups, seed=seed)
+    found = []
+    for start in range(0, len(draws), CHUNK):
+        drawn = draws[start : start + CHUNK, number_of].astype(np.float32)
+        of_first, of_second = drawn[:, positive], drawn[:, ~positive]
         pairs = of_first.sum(1) * of_second.sum(1)
         usable = pairs > 0
         found.append((((of_first @ ordered) * of_second).sum(1)[usable]) / pairs[usable])

@@ -5,14 +5,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, select_autoescape
-
 from nnunet_ima.evaluation.audit import worst_verdict
 from nnunet_ima.evaluation.comparison import MEAN
 from nnunet_ima.evaluation.curves import corruption_curves, noise_curves
 from nnunet_ima.evaluation.pictures import COLORS, MAGNIFICATION, Picture
 from nnunet_ima.evaluation.report import FAILED, FIGURES, names
 from nnunet_ima.files import replacing
+from nnunet_ima.pages import new_environment
 from nnunet_ima.plots import png, save
 
 
@@ -28,10 +27,7 @@ def write_report(
     margins histogram (base64 PNG), where it has one."""
     models = content["models"]
     curves, corruptions = noise_curves(models), corruption_curves(models)
-    environment = Environment(
-        loader=PackageLoader("nnunet_ima.evaluation"), autoescape=select_autoescape(default=True), trim_blocks=True,
-        lstrip_blocks=True,
-    )  # fmt: skip
+    environment = new_environment()
     environment.filters |= {"png": png, "percent": _percent, "interval": _interval, "p_value": _p_value}
     text = environment.get_template("report.html.j2").render(
         content=content,

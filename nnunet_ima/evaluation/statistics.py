@@ -5,6 +5,7 @@ The slices of a case resemble each other; as if independent, they would promise 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -13,6 +14,14 @@ from scipy import integrate, stats
 from nnunet_ima.evaluation.metrics import AdditiveMetric, validated
 
 RESAMPLES = 10_000
+
+
+def resampled(groups: Sequence[str], resamples: int = RESAMPLES, seed: int = 0) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Groups drawn with replacement: the number of each sample's group (N,), and how often each group is drawn in each
+    resample (resamples, groups)."""
+    names, number_of = np.unique(np.asarray(groups), return_inverse=True)
+    draws = np.random.default_rng(seed).multinomial(len(names), np.full(len(names), 1 / len(names)), resamples)
+    return number_of, draws
 
 
 @dataclass(frozen=True)
@@ -40,14 +49,12 @@ def case_interval(
     parts = metric.parts(validated(counts))
     if len(cases) != len(parts):
         raise ValueError(f"cases must name the case of each of the {len(parts)} slices, got {len(cases)}.")
-    names, number_of = np.unique(np.asarray(cases), return_inverse=True)
+    number_of, draws = resampled(cases, resamples, seed)
     value = float(metric.combine(parts.sum(0)))
-    if len(names) < 2:
+    if draws.shape[1] < 2:
         return Interval(value, float("nan"), float("nan"))
-    per_case = np.zeros((len(names), parts.shape[1]))
+    per_case = np.zeros((draws.shape[1], parts.shape[1]))
     np.add.at(per_case, number_of, parts)
-    # How often each case is drawn, per resample.
-    draws = np.random.default_rng(seed).multinomial(len(names), np.full(len(names), 1 / len(names)), resamples)
     found = metric.combine(draws @ per_case)
     found = found[np.isfinite(found)]
     tail = 100 * (1 - confidence) / 2
