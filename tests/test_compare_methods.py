@@ -3,12 +3,14 @@
 import csv
 import importlib.util
 import sys
+from argparse import Namespace
 from pathlib import Path
 from types import ModuleType
 
 import numpy as np
 import pytest
 
+from nnunet_ima.errors import UserError
 from nnunet_ima.segmentation.finding import DISCOVERY
 from tests.conftest import Workspace
 
@@ -57,13 +59,21 @@ def test_the_mean_is_over_seeds_and_the_interval_over_cases(script: ModuleType) 
     assert np.isfinite(found["0"]).all()
 
 
+def test_pretrained_names_a_checkpoint_of_each_seed(script: ModuleType, tmp_path: Path) -> None:
+    (tmp_path / "seed_3.pth").touch()
+    args = Namespace(pretrained=str(tmp_path / "seed_{seed}.pth"))
+    assert script.pretrained(args, 3) == str(tmp_path / "seed_3.pth")
+    with pytest.raises(UserError, match=r"--pretrained .*seed_4.pth does not exist"):
+        script.pretrained(args, 4)
+
+
 @pytest.mark.slow
 def test_methods_are_trained_attacked_and_compared(workspace: Workspace, tmp_path: Path) -> None:
     workspace.write_plans(
         "nnUNetPlansCompare", {"noise_max": 2.0, "epochs": 1, "iterations": 2, "val_iterations": 1, "steps": 2}
     )
     command = ("python", str(SCRIPT), "segmentation", "-d", "D902", "-p", "nnUNetPlansCompare", "--methods",
-               "Plain,IMA,TRADES5", "--noise", "1", "--steps", "2", "--cases", "heldout", "--seeds", "1,2",
+               "Plain,IMA,TRADES5", "--noise", "1", "--steps", "2", "--cases", "heldout", "--seeds", "1,2", "--jobs", "2",
                "--output", str(tmp_path / "compare"), "-device", "cpu")  # fmt: skip
     first = workspace.run(*command, nnUNet_extTrainer=str(DISCOVERY), nnUNet_n_proc_DA="0")
     assert first.stdout.count("| TRADES5 |") == 1
