@@ -73,8 +73,8 @@ def test_methods_are_trained_attacked_and_compared(workspace: Workspace, tmp_pat
         "nnUNetPlansCompare", {"noise_max": 2.0, "epochs": 1, "iterations": 2, "val_iterations": 1, "steps": 2}
     )
     command = ("python", str(SCRIPT), "segmentation", "-d", "D902", "-p", "nnUNetPlansCompare", "--methods",
-               "Plain,IMA,TRADES5", "--noise", "1", "--steps", "2", "--cases", "heldout", "--seeds", "1,2", "--jobs", "2",
-               "--output", str(tmp_path / "compare"), "-device", "cpu")  # fmt: skip
+               "Plain,IMA,TRADES5", "--noise", "1", "--steps", "2", "--cases", "heldout", "--seeds", "1,2",
+               "--jobs", "2", "--output", str(tmp_path / "compare"), "-device", "cpu")  # fmt: skip
     first = workspace.run(*command, nnUNet_extTrainer=str(DISCOVERY), nnUNet_n_proc_DA="0")
     assert first.stdout.count("| TRADES5 |") == 1
     rows = list(csv.DictReader((tmp_path / "compare" / "compare.csv").open()))
