@@ -39,15 +39,20 @@ from nnunet_ima.methods.method import settings_of
 from nnunet_ima.methods.registry import methods
 from nnunet_ima.plots import new_figure, save
 
-SEEDED = (
-    "import json, random, sys, numpy, torch\n"
-    "seed, flags, device = int(sys.argv[1]), json.loads(sys.argv[2]), torch.device(sys.argv[3])\n"
-    "random.seed(seed); numpy.random.seed(seed); torch.manual_seed(seed)\n"
-    "from nnunetv2.run.run_training import run_training\n"
-    "if __name__ == '__main__': run_training(**flags, device=device)"
-)
-"""nnUNetv2_train has no seed of its own; this one draws the first weights and, with nnUNet_n_proc_DA=0, the batches.
-And the command takes all cores of the CPU for one training; the function leaves them as --jobs divides them."""
+SEEDED = """
+import json, random, sys, numpy, torch
+seed, device, dataset, trainer, plans, fold, again, pretrained = json.loads(sys.argv[1])
+random.seed(seed); numpy.random.seed(seed); torch.manual_seed(seed)
+from nnunetv2.run.run_training import get_trainer_from_args, maybe_load_checkpoint
+if __name__ == "__main__":
+    fold = fold if fold == "all" else int(fold)
+    trainer = get_trainer_from_args(dataset, "2d", fold, trainer, plans, again, device=torch.device(device))
+    maybe_load_checkpoint(trainer, again, False, pretrained)
+    trainer.run_training()
+"""
+"""nnUNetv2_train without its last part, the validation, which nnunet-ima-eval does better. The command has no seed
+of its own; this draws the first weights and, with nnUNet_n_proc_DA=0, the batches alike. And it takes all cores of
+the CPU for one training, where --jobs divides them."""
 
 
 @dataclass(frozen=True)
@@ -117,16 +122,19 @@ def train_segmentation(args: argparse.Namespace, method: str, seed: int, gpu: st
     folder = fold_of(args, method, seed)
     if (folder / "checkpoint_final.pth").is_file():
         return
-    begun = (folder / "checkpoint_latest.pth").is_file()
-    flags = {
-        "dataset_name_or_id": str(parse_identifier(args.d)), "configuration": "2d", "fold": args.f,
-        "trainer_class_name": f"nnUNetTrainer{method}", "plans_identifier": args.p,
-        "continue_training": begun, "pretrained_weights": None if begun else pretrained(args, seed),
-    }  # fmt: skip
-    call(
-        [sys.executable, "-c", SEEDED, str(seed), json.dumps(flags), args.device],
-        gpu, nnUNet_results=str(results_of(args, seed)),
-    )  # fmt: skip
+    again = (folder / "checkpoint_latest.pth").is_file()
+    start = None if again else pretrained(args, seed)
+    settings = [
+        seed,
+        args.device,
+        str(parse_identifier(args.d)),
+        f"nnUNetTrainer{method}",
+        args.p,
+        args.f,
+        again,
+        start,
+    ]
+    call([sys.executable, "-c", SEEDED, json.dumps(settings)], gpu, nnUNet_results=str(results_of(args, seed)))
 
 
 def pretrained(args: argparse.Namespace, seed: int) -> str | None:
