@@ -2,11 +2,12 @@
 
     python scripts/compare_methods.py segmentation -d D4 -p nnUNetPlansIMA --methods Plain,IMA,Adv5,TRADES5 \\
         --noise 1,5,10,15 --cases test --seeds 1,2 --output compare -device cpu
-    python scripts/compare_methods.py classification --data IMAGES --methods ce,ima,adv,trades --noise 1,3,5,10 \\
+    python scripts/compare_methods.py classification --data IMAGES --methods ce,ima,adv5,trades5 --noise 1,3,5,10 \\
         --output compare -- --epochs 40 --noise-max 10
 
 Segmentation: the methods are trainers without "nnUNetTrainer", so Adv5 is nnUNetTrainerAdv5; the length of the training
-is that of the plans. Classification: what stands behind `--` goes to `nnunet-ima-classify train`.
+is that of the plans. Classification: the methods are words, with a noise level of their own like adv1.5; what stands
+behind `--` goes to `nnunet-ima-classify train`, `--set` to the method it is for.
 The same command again continues where it was. --gpus 0,1 trains one method on each; --jobs 2 trains two at
 once on the CPU, each with half of its cores, which takes less time for small images. --pretrained hardens a model with
 each method instead of training from the beginning; {seed} in it stands for the seed.
@@ -19,6 +20,7 @@ import argparse
 import csv
 import json
 import os
+import re
 import subprocess
 import sys
 from collections import defaultdict
@@ -36,7 +38,7 @@ from nnunet_ima.errors import UserError
 from nnunet_ima.evaluation.statistics import resampled
 from nnunet_ima.files import replacing
 from nnunet_ima.methods.method import settings_of
-from nnunet_ima.methods.registry import methods
+from nnunet_ima.methods.registry import method_named, methods
 from nnunet_ima.plots import new_figure, save
 
 SEEDED = """
@@ -174,6 +176,33 @@ def read_slices(file: Path, levels: Sequence[float]) -> Scores:
 # --- classification ---------------------------------------------------------------------------------------------------
 
 
+def parted(name: str) -> tuple[str, str | None]:
+    """Word and noise level of a method like adv1.5. UserError for an unknown one, or one that takes no level."""
+    parts = re.fullmatch(r"(.*?)(\d+(?:\.\d+)?)?", name)
+    assert parts is not None
+    method = method_named(parts[1])
+    if parts[2] and "noise" not in settings_of(method):
+        raise UserError(f"--methods {name}: {method.label} takes no noise level, write {parts[1]}.")
+    return parts[1], parts[2]
+
+
+def flags_of(name: str, training: Sequence[str]) -> list[str]:
+    """What a method takes of the flags behind `--`: `--noise-max` if it has no level of its own and needs one, `--set`
+    of its own settings, and the rest."""
+    word, level = parted(name)
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--noise-max")
+    parser.add_argument("--set", action="append", default=[])
+    given, flags = parser.parse_known_args(training)
+    level = level or given.noise_max
+    if level and "noise" in settings_of(method_named(word)):
+        flags += ["--noise-max", level]
+    for setting in given.set:
+        if setting.startswith(f"{word}."):
+            flags += ["--set", setting]
+    return ["--method", word, *flags]
+
+
 def run_of(args: argparse.Namespace, method: str, seed: int) -> Path:
     return Path(args.output) / f"seed_{seed}" / method
 
@@ -182,14 +211,10 @@ def train_classification(args: argparse.Namespace, method: str, seed: int, gpu: 
     folder = run_of(args, method, seed)
     if (folder / "checkpoint_final.pth").is_file():
         return
-    flags = list(args.training)
-    if "noise" not in settings_of(methods()[method]) and "--noise-max" in flags:
-        at = flags.index("--noise-max")
-        del flags[at : at + 2]
     again = ["--c"] if (folder / "checkpoint_latest.pth").is_file() else []
     call(
         [sys.executable, "-m", "nnunet_ima.cli.classify", "train", "--data", str(args.data), "--output", str(folder),
-         "--method", method, "--seed", str(seed), "-device", args.device, *flags, *again],
+         "--seed", str(seed), "-device", args.device, *flags_of(method, args.training), *again],
         gpu,
     )  # fmt: skip
 
@@ -294,9 +319,8 @@ def compare(_: list[str] | None = None) -> None:
     if args.jobs > 1:
         os.environ["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // args.jobs))
     if args.task == "classification":
-        unknown = [name for name in args.methods if name not in methods()]
-        if unknown:
-            raise UserError(f"--methods {unknown[0]} is not known: choose among {', '.join(methods())}.")
+        for name in args.methods:
+            parted(name)
     else:
         from nnunet_ima.segmentation.trainers import trainer_named
 

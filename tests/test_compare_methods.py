@@ -59,6 +59,20 @@ def test_the_mean_is_over_seeds_and_the_interval_over_cases(script: ModuleType) 
     assert np.isfinite(found["0"]).all()
 
 
+def test_each_method_of_the_classifier_gets_the_flags_that_are_its_own(script: ModuleType) -> None:
+    training = ["--epochs", "5", "--noise-max=12", "--set", "trades.beta=1", "--set", "ima.beta=0.4"]
+    common = ["--epochs", "5"]
+    assert script.flags_of("ce", training) == ["--method", "ce", *common]
+    assert script.flags_of("ima", training) == [
+        "--method", "ima", *common, "--noise-max", "12", "--set", "ima.beta=0.4"]  # fmt: skip
+    assert script.flags_of("trades1.5", training) == [
+        "--method", "trades", *common, "--noise-max", "1.5", "--set", "trades.beta=1"]  # fmt: skip
+    with pytest.raises(UserError, match="--methods smd5: SMD takes no noise level, write smd"):
+        script.flags_of("smd5", training)
+    with pytest.raises(UserError, match="no method 'none'"):
+        script.flags_of("none", training)
+
+
 def test_pretrained_names_a_checkpoint_of_each_seed(script: ModuleType, tmp_path: Path) -> None:
     (tmp_path / "seed_3.pth").touch()
     args = Namespace(pretrained=str(tmp_path / "seed_{seed}.pth"))
