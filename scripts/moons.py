@@ -75,7 +75,7 @@ def train(model: nn.Module, method: Method, x: Tensor, y: Tensor, epochs: int) -
         method.start_epoch(epoch / epochs)
         for rows in torch.randperm(len(x)).split(128):  # type: ignore[no-untyped-call]
             optimizer.zero_grad()
-            batch = ClassificationBatch(x[rows], y[rows], rows.tolist(), model, method.tally, shares=not method.is_off)
+            batch = ClassificationBatch(x[rows], y[rows], rows.tolist(), model, shares=not method.is_off)
             method.loss(batch).backward()  # type: ignore[no-untyped-call]
             optimizer.step()
         method.end_epoch()

@@ -7,7 +7,6 @@ import torch
 from torch import Tensor, nn
 
 from nnunet_ima.classification.train import ClassificationBatch
-from nnunet_ima.methods.method import Tally
 
 
 class LinearModel(nn.Module):
@@ -92,4 +91,4 @@ def generators(seeds: list[int]) -> list[torch.Generator]:
 
 def batch_of(model: nn.Module, x: Tensor, y: Tensor, ids: Sequence[Hashable]) -> ClassificationBatch:
     """One training step of a classifier, as the methods see it."""
-    return ClassificationBatch(x.clone(), y, ids, model, Tally())
+    return ClassificationBatch(x.clone(), y, ids, model)

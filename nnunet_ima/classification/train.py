@@ -23,7 +23,7 @@ from nnunet_ima.errors import UserError, first_line
 from nnunet_ima.files import remove_leftovers, replacing
 from nnunet_ima.history import History
 from nnunet_ima.methods.adaptive import Adaptive
-from nnunet_ima.methods.method import Run, Tally
+from nnunet_ima.methods.method import Run
 from nnunet_ima.plots import two_panels
 
 
@@ -49,7 +49,6 @@ class ClassificationBatch:
     y: Tensor
     ids: Sequence[Hashable]
     model: nn.Module
-    tally: Tally
     open_precision: Callable[[], AbstractContextManager[object]] = nullcontext
     shares: bool = True
 
@@ -61,10 +60,8 @@ class ClassificationBatch:
 
     @contextmanager
     def attacked(self) -> Iterator[Model]:
-        start = perf_counter()
         with frozen(self.model), self.open_precision():
             yield self.model
-        self.tally.seconds += perf_counter() - start
 
     def forward(self, x: Tensor, rows: Tensor | None = None) -> ClassificationPass:
         return ClassificationPass(self.model(x.detach()), self.y if rows is None else self.y[rows])
@@ -145,9 +142,7 @@ class Training:
         """One optimiser step on a batch and its noisy twins; the loss."""
         self.optimizer.zero_grad(set_to_none=True)
         with self._autocast():
-            batch = ClassificationBatch(
-                x, y, ids, self.model, self.method.tally, self._attack_precision, not self.method.is_off
-            )
+            batch = ClassificationBatch(x, y, ids, self.model, self._attack_precision, not self.method.is_off)
             loss = batch.clean.loss() if self.method.is_off else self.method.loss(batch)
         self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         self.scaler.step(self.optimizer)

@@ -25,7 +25,7 @@ class DDN(FixedLevel):
 
     def loss(self, batch: Batch) -> Tensor:
         clean = batch.x.detach()
-        with batch.attacked() as model:
+        with self.attacked(batch) as model:
             found = ddn(model, clean, batch.y, objective=batch.objective, steps=self.steps, bounds=self.bounds)
         limit = torch.full((len(clean),), self.level, device=clean.device)
         noisy = ball.step_inside(clean, found - clean, limit, "l2", self.bounds)

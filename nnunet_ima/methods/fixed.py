@@ -32,7 +32,7 @@ class FixedLevel(Method):
 
     def walk(self, batch: Batch, patience: int | None = None) -> Walk:
         """PGD that stops `patience` steps after a sample has become wrong (None: it takes all); counted."""
-        with batch.attacked() as model:
+        with self.attacked(batch) as model:
             found = walk(
                 model, batch.x, batch.y, self.level, objective=batch.objective, norm=self.norm, steps=self.steps,
                 alpha=self.alpha, patience=patience, random_start=self.random_start, bounds=self.bounds,

@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 from nnunet_ima.attacks import ball
-from nnunet_ima.attacks.boundary import bpgd
 from nnunet_ima.margins import MarginStore
 from nnunet_ima.methods.adaptive import Adaptive
 from nnunet_ima.methods.method import Batch, Run, count, number, rows_where
@@ -67,9 +66,5 @@ class IAAT(Adaptive):
         """Which of the samples `rows` PGD within their margin does not break, bool (M,)."""
         if not len(rows):
             return torch.zeros(0, dtype=torch.bool, device=rows.device)
-        with batch.attacked() as model:
-            found = bpgd(
-                model, batch.x.detach()[rows], batch.y[rows], margin[rows], objective=batch.objective, norm=self.norm,
-                steps=self.steps, bisections=0, alpha=self.alpha, random_start=self.random_start, bounds=self.bounds,
-            )  # fmt: skip
+        found = self.bpgd(batch, margin[rows], 0, rows)
         return found.correct & ~found.crossed

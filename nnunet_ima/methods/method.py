@@ -5,9 +5,10 @@ what is remembered between epochs. It knows neither nnU-Net nor classification: 
 """
 
 import math
-from collections.abc import Callable, Hashable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import Field, dataclass, field, fields
+from time import perf_counter
 from typing import Any, ClassVar, Protocol
 
 import torch
@@ -196,19 +197,29 @@ class Method:
     def load_state(self, state: dict[str, Any]) -> None:
         """Continue from a checkpoint. UserError, and nothing changed, where it does not fit."""
 
-    def bpgd(self, batch: Batch, radius: float | Tensor, bisections: int) -> Boundary:
-        """The samples on the decision boundary within `radius`; whoever asks counts."""
+    @contextmanager
+    def attacked(self, batch: Batch) -> Iterator[Model]:
+        """The network for attacks, and the time they take counted."""
+        start = perf_counter()
         with batch.attacked() as model:
+            yield model
+        self.tally.seconds += perf_counter() - start
+
+    def bpgd(self, batch: Batch, radius: float | Tensor, bisections: int, rows: Tensor | None = None) -> Boundary:
+        """The samples on the decision boundary within `radius`, of the whole batch or of the samples `rows`; whoever
+        asks counts."""
+        x, y = (batch.x, batch.y) if rows is None else (batch.x.detach()[rows], batch.y[rows])
+        with self.attacked(batch) as model:
             return bpgd(
-                model, batch.x, batch.y, radius, objective=batch.objective, norm=self.norm, steps=self.steps,
+                model, x, y, radius, objective=batch.objective, norm=self.norm, steps=self.steps,
                 bisections=bisections, alpha=self.alpha, random_start=self.random_start, bounds=self.bounds,
-                clean_logits=batch.shared_logits,
+                clean_logits=batch.shared_logits if rows is None else None,
             )  # fmt: skip
 
     def pgd(self, batch: Batch, radius: float | Tensor, start: Tensor | None = None,
             objective: Objective | None = None, y: Tensor | None = None) -> Tensor:  # fmt: skip
         """The worst points within `radius`, one per sample of the batch; counted."""
-        with batch.attacked() as model:
+        with self.attacked(batch) as model:
             found = pgd(
                 model, batch.x, batch.y if y is None else y, radius, objective=objective or batch.objective,
                 norm=self.norm, steps=self.steps, alpha=self.alpha, random_start=self.random_start, start=start,

@@ -59,7 +59,7 @@ class SMD(Adaptive):
 
     def steepness(self, batch: Batch, noisy: Tensor, rows: Tensor) -> Tensor:
         """Norm of the loss's gradient at the noisy samples, (M,)."""
-        with batch.attacked() as model, torch.enable_grad():
+        with self.attacked(batch) as model, torch.enable_grad():
             point, reference = noisy.detach().requires_grad_(True), batch.y[rows]
             loss = batch.objective.loss(model(point), reference)
             gradient = input_gradient(loss, point, reference).float() / reference[0].numel()

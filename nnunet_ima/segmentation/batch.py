@@ -1,9 +1,8 @@
 """One training step of nnU-Net, as the methods see it."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from time import perf_counter
 from typing import Any
 
 import torch
@@ -11,7 +10,6 @@ from torch import Tensor
 
 from nnunet_ima.attacks.frozen import Model
 from nnunet_ima.attacks.objective import Objective
-from nnunet_ima.methods.method import Tally
 from nnunet_ima.segmentation.loader import SliceId
 
 
@@ -52,7 +50,7 @@ class SegmentationPass:
 
 @dataclass
 class SegmentationBatch:
-    """See `methods.method.Batch`. network: for training passes; open_attack: opens the network for attacks."""
+    """See `methods.method.Batch`. network: for training passes."""
 
     x: Tensor
     target: Any
@@ -61,19 +59,11 @@ class SegmentationBatch:
     clean: SegmentationPass
     shared_logits: Tensor | None
     network: Callable[[Tensor], Any]
-    open_attack: Callable[[], AbstractContextManager[Model]]
-    tally: Tally
+    attacked: Callable[[], AbstractContextManager[Model]]
 
     @property
     def y(self) -> Tensor:
         return full_size(self.target)
-
-    @contextmanager
-    def attacked(self) -> Iterator[Model]:
-        start = perf_counter()
-        with self.open_attack() as network:
-            yield network
-        self.tally.seconds += perf_counter() - start
 
     def forward(self, x: Tensor, rows: Tensor | None = None) -> SegmentationPass:
         target = self.target if rows is None else _take(self.target, rows)

@@ -169,7 +169,7 @@ class nnUNetTrainerMethod(nnUNetTrainerPlain):
         clean = SegmentationPass(output, target, stock_loss, alone)
         batch = SegmentationBatch(
             data, target, ids, self.ima_objective, clean, clean.logits if self._shares_clean_pass else None,
-            self._in_buckets(len(data)), partial(self._open_attack, len(data)), self.ima.tally,
+            self._in_buckets(len(data)), partial(self._open_attack, len(data)),
         )  # fmt: skip
         return self.ima.loss(batch)
 

@@ -289,7 +289,7 @@ def test_the_gradient_of_each_loss_is_its_slope(word: str) -> None:
             parameter.data = start.data + shift * way
         torch.manual_seed(5)
         method = begun(word, run=Run(ids, 10, shape=(3,), intensity_range=lambda: 20.0))
-        batch = Replay(x.clone(), y, ids, model, method.tally)
+        batch = Replay(x.clone(), y, ids, model)
         batch.attack_model, batch.recorded = original, recorded
         batch.shared_logits = None
         loss = method.loss(batch)
