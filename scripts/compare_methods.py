@@ -13,7 +13,7 @@ once on the CPU, each with half of its cores, which takes less time for small im
 each method instead of training from the beginning; {seed} in it stands for the seed.
 
 `compare.csv` and `compare.md`: each method at each noise level, mean over the seeds, with the 95 % interval over cases
-(images). `compare.png`: without noise against the mean over the noise levels.
+(images). `compare.png`: without noise against the mean over the noise levels. They grow with every run that ends.
 """
 
 import argparse
@@ -24,8 +24,8 @@ import re
 import subprocess
 import sys
 from collections import defaultdict
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 from queue import Queue
@@ -240,8 +240,10 @@ def evaluate_classification(args: argparse.Namespace, method: str, seed: int, gp
 # --- both -------------------------------------------------------------------------------------------------------------
 
 
-def everything(args: argparse.Namespace) -> dict[str, list[Scores]]:
-    """Of each method the scores of each seed."""
+def everything(args: argparse.Namespace) -> Iterator[dict[str, list[Scores]]]:
+    """Of each method the scores of its seeds, as far as they are known, after each training and evaluation.
+
+    UserError at the end if any has failed; the others go on."""
     train, evaluate = (
         (train_segmentation, evaluate_segmentation) if args.task == "segmentation"
         else (train_classification, evaluate_classification)
@@ -250,19 +252,27 @@ def everything(args: argparse.Namespace) -> dict[str, list[Scores]]:
     for gpu in args.gpus or [None] * args.jobs:
         gpus.put(gpu)
 
-    def one(job: tuple[str, int]) -> Scores:
+    def one(method: str, seed: int) -> Scores:
         gpu = gpus.get()
         try:
-            train(args, *job, gpu)
-            return evaluate(args, *job, gpu)
+            train(args, method, seed, gpu)
+            return evaluate(args, method, seed, gpu)
         finally:
             gpus.put(gpu)
 
-    jobs = [(method, seed) for seed in args.seeds for method in args.methods]
+    found: dict[str, list[Scores]] = {method: [] for method in args.methods}
+    failed: list[str] = []
     with ThreadPoolExecutor(gpus.qsize()) as pool:
-        found = list(pool.map(one, jobs))
-    return {method: [score for (name, _), score in zip(jobs, found, strict=True) if name == method]
-            for method in args.methods}  # fmt: skip
+        jobs = {pool.submit(one, method, seed): method for seed in args.seeds for method in args.methods}
+        for done in as_completed(jobs):
+            try:
+                found[jobs[done]].append(done.result())
+            except UserError as error:
+                failed.append(f"{jobs[done]}: {error}")
+                continue
+            yield {method: scores for method, scores in found.items() if scores}
+    if failed:
+        raise UserError(f"{len(failed)} of {len(jobs)} runs failed, the table has the others; the first: {failed[0]}")
 
 
 def summary(scores: Sequence[Scores]) -> dict[str, list[float]]:
@@ -283,19 +293,20 @@ def summary(scores: Sequence[Scores]) -> dict[str, list[float]]:
     return dict(zip(keys, rows.tolist(), strict=True))
 
 
-def write(args: argparse.Namespace, found: dict[str, dict[str, list[float]]]) -> None:
+def write(args: argparse.Namespace, scores: dict[str, list[Scores]]) -> None:
+    found = {method: summary(each) for method, each in scores.items()}
     levels = [0.0, *args.noise]
     titles = [*(f"{level:g}" for level in levels), "mean of noisy"]
     with replacing(args.output / "compare.csv") as path, path.open("w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(["method", "noise", "mean", "low", "high", "least_seed", "largest_seed"])
+        writer.writerow(["method", "seeds", "noise", "mean", "low", "high", "least_seed", "largest_seed"])
         for method, rows in found.items():
             for title, row in zip(titles, rows.values(), strict=True):
-                writer.writerow([method, title, *(f"{value:.3f}" for value in row)])
-    lines = ["| method | " + " | ".join(titles) + " |", "|---" * (len(titles) + 1) + "|"]
+                writer.writerow([method, len(scores[method]), title, *(f"{value:.3f}" for value in row)])
+    lines = ["| method | seeds | " + " | ".join(titles) + " |", "|---" * (len(titles) + 2) + "|"]
     for method, rows in found.items():
         cells = [f"{row[0]:.1f} ({row[1]:.1f}-{row[2]:.1f})" for row in rows.values()]
-        lines.append(f"| {method} | " + " | ".join(cells) + " |")
+        lines.append(f"| {method} | {len(scores[method])} | " + " | ".join(cells) + " |")
     with replacing(args.output / "compare.md") as path:
         path.write_text("\n".join(lines) + "\n")
     print("\n".join(lines))
@@ -329,7 +340,8 @@ def compare(_: list[str] | None = None) -> None:
             labels = ", ".join(method.label for method in methods().values())
             raise UserError(f"--methods {unknown[0]} is not known: choose among {labels}, with a level like Adv5.")
     args.output.mkdir(parents=True, exist_ok=True)
-    write(args, {method: summary(scores) for method, scores in everything(args).items()})
+    for scores in everything(args):
+        write(args, scores)
     print(f"The table and the plot are in {args.output}")
 
 
