@@ -10,7 +10,7 @@ from nnunet_ima.attacks.ball import NORMS, Norm
 from nnunet_ima.attacks.precision import PRECISIONS
 from nnunet_ima.errors import UserError
 from nnunet_ima.files import replacing
-from nnunet_ima.methods.method import Method, settings_of
+from nnunet_ima.methods.method import Method, Run, settings_of
 from nnunet_ima.methods.registry import build, method_named
 
 BOUNDS = (0.0, 1.0)
@@ -23,7 +23,8 @@ USUAL_NOISE = 30.0
 @dataclass(frozen=True)
 class Settings:
     """noise_max: the largest margin of `ima` and `mma`, the fixed noise level of others, in the units of images in
-    [0, 1]; None: 30, the paper's. method_settings: of the method, by name; what is not given has the method's default.
+    [0, 1]; None: 30, the paper's, for `ima` and `mma`; the others need it.
+    method_settings: of the method, by name; what is not given has the method's default.
     optimizer: None: the paper's, AdamW for `ce` and Adam for the others, at torch's defaults; "sgd": momentum 0.9.
     attack_precision: on the CPU; `auto`: bfloat16 where the processor computes it natively, else float32.
     """
@@ -61,14 +62,14 @@ class Settings:
             if getattr(self, name) not in known:
                 raise UserError(f"{name} must be one of {', '.join(map(str, known))}, got {getattr(self, name)}.")
 
-        self.build()
+        self.build().begin(Run([], self.epochs))
 
     def build(self) -> Method:
         """The training method, not begun yet. UserError for a setting or a norm that it does not have."""
         method = method_named(self.method)
         if self.noise_max is not None and "noise" not in settings_of(method):
             raise UserError(f"{method.label} has no noise level: leave --noise-max out.")
-        noise = USUAL_NOISE if self.noise_max is None else self.noise_max
+        noise = USUAL_NOISE if self.noise_max is None and method.noise_is_largest else self.noise_max
         return build(method, self.method_settings, noise, self.norm, BOUNDS)
 
     def write(self, path: Path, classes: list[str], data: Path) -> None:

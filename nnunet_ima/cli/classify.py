@@ -42,7 +42,7 @@ def _add_train(group: Any) -> None:
     group.add_argument("--batch-size", type=positive, default=32, help="[OPTIONAL] default: 32")
     group.add_argument("--noise-max", type=float,
                        help="[OPTIONAL] largest margin of ima and mma, fixed noise level of others: L2 norm over the "
-                       "image, whose intensities are 0 to 1; default: 30")  # fmt: skip
+                       "image, whose intensities are 0 to 1; default of ima and mma: 30")  # fmt: skip
     group.add_argument("--margin-step", type=float,
                        help="[OPTIONAL] of ima: growth of a margin; default: noise-max / epochs")  # fmt: skip
     group.add_argument("--beta", type=float, help="[OPTIONAL] weight of the noisy loss; default: the method's")

@@ -21,6 +21,7 @@ class IMA(Adaptive):
 
     word: ClassVar[str] = "ima"
     label: ClassVar[str] = "IMA"
+    noise_is_largest: ClassVar[bool] = True
 
     noise: float | None = number(None)
     margin_step: float | None = number(None)

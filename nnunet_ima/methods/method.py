@@ -140,6 +140,8 @@ class Method:
     label: ClassVar[str] = ""
     """As in `nnUNetTrainerLabel`, and in tables."""
     norms: ClassVar[tuple[Norm, ...]] = NORMS
+    noise_is_largest: ClassVar[bool] = False
+    """Whether `noise` is the largest margin, which has a usual value, and no level that somebody must choose."""
 
     steps: int = count(20, 1)
     alpha: float = number(4.0)

@@ -19,6 +19,7 @@ class MMA(FixedLevel):
 
     word: ClassVar[str] = "mma"
     label: ClassVar[str] = "MMA"
+    noise_is_largest: ClassVar[bool] = True
 
     beta: float = number(2 / 3, 0, 1)
     bisections: int = count(10, 0)

@@ -7,9 +7,7 @@ from typing import Any
 from nnunet_ima.attacks.ball import NORMS, Norm
 from nnunet_ima.attacks.precision import PRECISIONS
 from nnunet_ima.errors import UserError
-from nnunet_ima.methods.ima import IMA
 from nnunet_ima.methods.method import Method
-from nnunet_ima.methods.mma import MMA
 from nnunet_ima.methods.registry import build, defaults, method_named, methods
 from nnunet_ima.segmentation.dice import DICE_RULES, DiceRule
 
@@ -86,7 +84,7 @@ class Settings:
         given = dict(self.methods.get(method.word, {}))
         if level is not None:
             given["noise"] = level
-        usual = self.resolved_noise_max(channels, patch_size) if method in (IMA, MMA) else self.noise_max
+        usual = self.resolved_noise_max(channels, patch_size) if method.noise_is_largest else self.noise_max
         return build(method, given, usual, self.norm)
 
     def resolved_noise_max(self, channels: int, patch_size: tuple[int, ...]) -> float:

@@ -258,6 +258,7 @@ def test_mistakes_are_one_sentence(
     (tmp_path / "other_split" / "checkpoint_latest.pth").touch()
     refused("was begun with method ce, not ima", "train", "--data", str(data), "--c", "--output",
             str(tmp_path / "other_split"), "--image-size", str(SIZE), "--epochs", "3", "--batch-size", "8")  # fmt: skip
+    refused("Adv needs a noise level: give --noise-max", *train, "--data", str(data), "--method", "adv")
     refused("TRADES has no setting margin_step; it has", *train, "--data", str(data), "--method", "trades",
             "--margin-step", "2")  # fmt: skip
     refused("--set mail.gamma is a setting of mail, --method is ima", *train, "--data", str(data), "--set",
