@@ -27,6 +27,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
+from itertools import cycle
 from pathlib import Path
 from queue import Queue
 
@@ -310,13 +311,14 @@ def write(args: argparse.Namespace, scores: dict[str, list[Scores]]) -> None:
     with replacing(args.output / "compare.md") as path:
         path.write_text("\n".join(lines) + "\n")
     print("\n".join(lines))
-    figure = new_figure(7, 5)
+    figure = new_figure(8, 5)
     axes = figure.subplots()
-    for method, rows in found.items():
+    # Methods may lie on each other, so their names stand beside the plot; colours and markers repeat after 10 and 4.
+    for (method, rows), marker in zip(found.items(), cycle("osv^"), strict=False):
         clean, noisy = rows["0"], rows["noisy"]
         errors = [[[one[0] - one[1]], [one[2] - one[0]]] for one in (clean, noisy)]
-        axes.errorbar(clean[0], noisy[0], xerr=errors[0], yerr=errors[1], fmt="o", capsize=2, label=method)
-        axes.annotate(method, (clean[0], noisy[0]), xytext=(5, 5), textcoords="offset points", fontsize=8)
+        axes.errorbar(clean[0], noisy[0], errors[1], errors[0], fmt=marker, capsize=2, elinewidth=0.7, label=method)
+    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=8, frameon=False)
     what = "ADI" if args.task == "segmentation" else "accuracy"
     axes.set(xlabel=f"{what} without noise (%)",
              ylabel=f"mean {what} at noise {', '.join(titles[1:-1])} (%)")  # fmt: skip
