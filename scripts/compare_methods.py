@@ -128,15 +128,8 @@ def train_segmentation(args: argparse.Namespace, method: str, seed: int, gpu: st
     again = (folder / "checkpoint_latest.pth").is_file()
     start = None if again else pretrained(args, seed)
     settings = [
-        seed,
-        args.device,
-        str(parse_identifier(args.d)),
-        f"nnUNetTrainer{method}",
-        args.p,
-        args.f,
-        again,
-        start,
-    ]
+        seed, args.device, str(parse_identifier(args.d)), f"nnUNetTrainer{method}", args.p, args.f, again, start,
+    ]  # fmt: skip
     call([sys.executable, "-c", SEEDED, json.dumps(settings)], gpu, nnUNet_results=str(results_of(args, seed)))
 
 
