@@ -101,7 +101,7 @@ def test_the_zip_installs_with_nnunets_own_command_and_predicts_the_same(
     results.mkdir()
     predicted.run("nnunet-ima-export", "-d", "902", "-p", "nnUNetPlansExport", "-f", "0", "-o", str(file))
     without = without | {"nnUNet_results": str(results)}
-    predicted.run("nnUNetv2_install_prepredicted_model_from_zip", str(file), **without)
+    predicted.run("nnUNetv2_install_pretrained_model_from_zip", str(file), **without)
     predicted.run(
         "nnUNetv2_predict", "-i", "two_images", "-o", str(tmp_path / "out"), "-d", "902", "-c", "2d", "-f", "0",
         "-p", "nnUNetPlansExport", "-device", "cpu", "-npp", "1", "-nps", "1", **without,
