@@ -7,7 +7,7 @@ what is remembered between epochs. It knows neither nnU-Net nor classification: 
 import math
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import Field, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from time import perf_counter
 from typing import Any, ClassVar, Protocol
 
@@ -19,7 +19,7 @@ from nnunet_ima.attacks.boundary import Boundary, bpgd
 from nnunet_ima.attacks.frozen import Model
 from nnunet_ima.attacks.objective import Objective
 from nnunet_ima.attacks.pgd import pgd
-from nnunet_ima.errors import UserError
+from nnunet_ima.errors import UserError, check_number
 
 Gather = Callable[[Any], list[Any]]
 """What all processes of a training noted, in the same order on each."""
@@ -151,7 +151,9 @@ class Method:
 
     def __post_init__(self) -> None:
         for one in fields(self):
-            _check(self.label, one, getattr(self, one.name))
+            value = getattr(self, one.name)
+            if one.metadata and not (value is None and one.default is None):
+                check_number(f"{one.name} of {self.label}", value, **one.metadata)
         if self.norm not in self.norms:
             raise UserError(f"{self.label} has no norm {self.norm}: use {' or '.join(self.norms)}.")
         if not isinstance(self.random_start, bool):
@@ -245,19 +247,6 @@ def check_level(label: str, noise: float | None) -> float:
 def settings_of(method: type[Method]) -> list[str]:
     """Names of the settings a user can give; `norm` and `bounds` are those of the whole training."""
     return [one.name for one in fields(method) if one.name not in ("norm", "bounds")]
-
-
-def _check(label: str, setting: "Field[Any]", value: Any) -> None:
-    limits = setting.metadata
-    if not limits or (value is None and setting.default is None):
-        return
-    kind = int if limits["whole"] else int | float
-    fits = not isinstance(value, bool) and isinstance(value, kind) and limits["low"] <= value <= limits["high"]
-    if not fits or math.isinf(value):
-        wanted = "a whole number" if limits["whole"] else "a number"
-        low, high = limits["low"], limits["high"]
-        allowed = f"from {low:g} to {high:g}" if math.isfinite(high) else f"not below {low:g}"
-        raise UserError(f"{setting.name} of {label} must be {wanted} {allowed}, got {value!r}.")
 
 
 def rows_where(mask: Tensor) -> Tensor:

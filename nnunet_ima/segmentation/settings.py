@@ -6,7 +6,7 @@ from typing import Any
 
 from nnunet_ima.attacks.ball import NORMS, Norm
 from nnunet_ima.attacks.precision import PRECISIONS
-from nnunet_ima.errors import UserError
+from nnunet_ima.errors import UserError, check_number
 from nnunet_ima.methods.method import Method
 from nnunet_ima.methods.registry import build, defaults, method_named, methods
 from nnunet_ima.segmentation.dice import DICE_RULES, DiceRule
@@ -42,10 +42,11 @@ class Settings:
 
     def __post_init__(self) -> None:
         if self.noise_max is not None:
-            _check_number("noise_max", self.noise_max, 0, math.inf)
-        _check_number("threshold", self.threshold, 0, 1)
+            check_number("noise_max", self.noise_max, 0)
+        check_number("threshold", self.threshold, 0, 1)
         for name in ("epochs", "iterations", "val_iterations"):
-            _check_count(name, getattr(self, name))
+            if getattr(self, name) is not None:
+                check_number(name, getattr(self, name), 1, whole=True)
         for name, allowed in (("norm", NORMS), ("dice", DICE_RULES), ("attack_precision", PRECISIONS)):
             if getattr(self, name) not in allowed:
                 raise UserError(f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}.")
@@ -92,17 +93,6 @@ class Settings:
         if self.noise_max is not None:
             return float(self.noise_max)
         return 0.1 * math.sqrt(channels * math.prod(patch_size)) if self.norm == "l2" else 0.1
-
-
-def _check_number(name: str, value: Any, low: float, high: float) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high or math.isinf(value):
-        limits = f"between {low:g} and {high:g}" if math.isfinite(high) else f"a number, {low:g} or larger"
-        raise UserError(f"{name} must be {limits}, got {value!r}.")
-
-
-def _check_count(name: str, value: Any) -> None:
-    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-        raise UserError(f"{name} must be a whole number, 1 or larger, got {value!r}.")
 
 
 PAPER: dict[str, tuple[float, float]] = {"D2": (25.0, 5.0), "D4": (15.0, 2.0), "D5": (40.0, 10.0)}
