@@ -78,13 +78,13 @@ def parse() -> argparse.Namespace:
         group.add_argument("--output", required=True, type=Path)
         group.add_argument("--gpus", type=lambda text: text.split(","), help="one training on each, like 0,1")
         group.add_argument("--jobs", type=positive, default=1, help="trainings at once on the CPU; default: 1")
+        group.add_argument("--pretrained", metavar="FILE", help="a checkpoint each method starts from")
         group.add_argument("-device", choices=["cuda", "cpu", "mps"])
         if task == "segmentation":
             group.add_argument("-d", required=True, metavar="DATASET")
             group.add_argument("-p", default="nnUNetPlansIMA", metavar="PLANS")
             group.add_argument("-f", default="0", metavar="FOLD")
             group.add_argument("--cases", default="test", help="as for nnunet-ima-eval; default: test")
-            group.add_argument("--pretrained", metavar="FILE", help="a checkpoint each method starts from")
         else:
             group.add_argument("--data", required=True, type=Path, metavar="DIR")
             group.add_argument("training", nargs="*", help="behind --: flags of nnunet-ima-classify train")
@@ -101,6 +101,16 @@ def call(command: Sequence[str], gpu: str | None, **environment: str) -> None:
     done = subprocess.run(command, env={**os.environ, **environment, **chosen}, check=False)
     if done.returncode:
         raise UserError(f"{command[0]} ... ended with {done.returncode}: see above, then give the same command again.")
+
+
+def pretrained(args: argparse.Namespace, seed: int) -> str | None:
+    """UserError for a missing file."""
+    if args.pretrained is None:
+        return None
+    file = Path(args.pretrained.replace("{seed}", str(seed))).resolve()
+    if not file.is_file():
+        raise UserError(f"--pretrained {file} does not exist: give a checkpoint, with {{seed}} for the seed.")
+    return str(file)
 
 
 # --- segmentation -----------------------------------------------------------------------------------------------------
@@ -131,16 +141,6 @@ def train_segmentation(args: argparse.Namespace, method: str, seed: int, gpu: st
         seed, args.device, str(parse_identifier(args.d)), f"nnUNetTrainer{method}", args.p, args.f, again, start,
     ]  # fmt: skip
     call([sys.executable, "-c", SEEDED, json.dumps(settings)], gpu, nnUNet_results=str(results_of(args, seed)))
-
-
-def pretrained(args: argparse.Namespace, seed: int) -> str | None:
-    """UserError for a missing file."""
-    if args.pretrained is None:
-        return None
-    file = Path(args.pretrained.replace("{seed}", str(seed))).resolve()
-    if not file.is_file():
-        raise UserError(f"--pretrained {file} does not exist: give a checkpoint, with {{seed}} for the seed.")
-    return str(file)
 
 
 def evaluate_segmentation(args: argparse.Namespace, method: str, seed: int, gpu: str | None) -> Scores:
@@ -205,10 +205,13 @@ def train_classification(args: argparse.Namespace, method: str, seed: int, gpu: 
     folder = run_of(args, method, seed)
     if (folder / "checkpoint_final.pth").is_file():
         return
+    file = pretrained(args, seed)
+    start = [] if file is None else ["--pretrained", file]
     again = ["--c"] if (folder / "checkpoint_latest.pth").is_file() else []
     call(
         [sys.executable, "-m", "nnunet_ima.cli.classify", "train", "--data", str(args.data), "--output", str(folder),
-         "--seed", str(seed), "-device", args.device, *flags_of(method, args.training), *again],
+         "--seed", str(seed), "-device", args.device, *flags_of(method, args.training), *start,
+         *again],
         gpu,
     )  # fmt: skip
 

@@ -112,6 +112,24 @@ def check_comparable(runs: Sequence[Path], request: Request) -> None:
                             "train with the same --seed or --csv.")  # fmt: skip
 
 
+def check_unseen(split: Split, pretrained: Path) -> None:
+    """UserError where the run of a checkpoint has trained on images that are test images now."""
+    run = pretrained.parent
+    if not (run / "split.csv").is_file():
+        return
+    _, _, data = read_settings(run)
+    if data != split.folder.resolve():
+        return
+    seen = {item.file for item in read_split(data, run / "split.csv").items if item.part != "test"}
+    tested = [item.file for item in split.part("test")]
+    known = sum(file in seen for file in tested)
+    if known:
+        raise UserError(
+            f"--pretrained {pretrained} was trained with {known} of the {len(tested)} test images: split alike, by the "
+            "same --seed or --csv."
+        )
+
+
 def _test_files(run: Path) -> list[str]:
     _, _, data = read_settings(run)
     return sorted(item.file for item in read_split(data, run / "split.csv").part("test"))

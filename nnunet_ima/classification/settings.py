@@ -26,6 +26,7 @@ class Settings:
     [0, 1]; None: 30, the paper's, for `ima` and `mma`; the others need it.
     method_settings: of the method, by name; what is not given has the method's default.
     optimizer: None: the paper's, AdamW for `ce` and Adam for the others, at torch's defaults; "sgd": momentum 0.9.
+    pretrained: the checkpoint of another run whose weights the training starts from.
     attack_precision: on the CPU; `auto`: bfloat16 where the processor computes it natively, else float32.
     """
 
@@ -40,6 +41,7 @@ class Settings:
     optimizer: str | None = None
     learning_rate: float | None = None
     seed: int = 0
+    pretrained: str | None = None
     attack_precision: str = "auto"
 
     def __post_init__(self) -> None:
@@ -84,7 +86,8 @@ def read_settings(run: Path) -> tuple[Settings, list[str], Path]:
     try:
         content: dict[str, Any] = json.loads((run / "settings.json").read_text())
         classes = content.pop("classes")
-        settings = Settings(**{one.name: content[one.name] for one in fields(Settings)})
+        # What is missing was written before there was such a setting.
+        settings = Settings(**{one.name: content[one.name] for one in fields(Settings) if one.name in content})
         return settings, list(classes), Path(content["data"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(

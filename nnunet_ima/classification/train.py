@@ -102,6 +102,19 @@ class Training:
         self.scaler = torch.amp.GradScaler(enabled=self.device.type == "cuda")
         self.best = -1.0
 
+    def start_from(self, file: Path) -> None:
+        """Take the weights of another run's checkpoint; those of the last layer only where the classes are the same,
+        for then its answers are. UserError for one of another network."""
+        state = read_checkpoint(file, "--pretrained")
+        weights = state["model"]
+        if state["classes"] != self.classes:
+            print(f"{file} knows other classes ({', '.join(state['classes'])}): the last layer starts anew.")
+            weights = {name: value for name, value in weights.items() if not name.startswith("network.fc.")}
+        try:
+            self.model.load_state_dict(self.model.state_dict() | weights)
+        except RuntimeError as error:
+            raise UserError(f"--pretrained {file} is of another network: give one with the same --channels.") from error
+
     def run(self) -> None:
         """All epochs that are left; a checkpoint after each."""
         remove_leftovers(self.folder)
@@ -212,15 +225,15 @@ class Training:
             self.history.write(self.folder, self.store)
 
 
-def read_checkpoint(file: Path) -> dict[str, Any]:
+def read_checkpoint(file: Path, flag: str = "-chk") -> dict[str, Any]:
     """The state in a checkpoint; only tensors and plain Python are read, no code is run. UserError for one that is
-    missing, damaged or not ours."""
+    missing, damaged or not ours, which names the flag to choose another."""
     if not file.is_file():
-        raise UserError(f"{file} does not exist: train first, or name another with -chk.")
+        raise UserError(f"{file} does not exist: train first, or name another with {flag}.")
     try:
         state: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
         if not {"model", "classes", "epoch"} <= state.keys():
             raise KeyError("it holds no classifier")
     except Exception as error:
-        raise UserError(f"{file} cannot be loaded ({first_line(error)}): name another with -chk.") from error
+        raise UserError(f"{file} cannot be loaded ({first_line(error)}): name another with {flag}.") from error
     return state

@@ -60,6 +60,8 @@ def _add_train(group: Any) -> None:
     group.add_argument(
         "--seed", type=int, default=0, help="[OPTIONAL] of the split, the weights, the order; default: 0"
     )
+    group.add_argument("--pretrained", type=lambda text: str(Path(text).resolve()), metavar="FILE",
+                       help="[OPTIONAL] a checkpoint of another run to start from, to harden its model")  # fmt: skip
     group.add_argument("--skip-broken", action="store_true", help="[OPTIONAL] leave out images that cannot be read")
     group.add_argument("--c", action="store_true", help="[OPTIONAL] continue an interrupted training")
     group.add_argument("-device", choices=["cuda", "cpu", "mps"], help="[OPTIONAL] default: cuda, cpu without one")
@@ -93,6 +95,7 @@ def _train(args: argparse.Namespace) -> None:
     import torch
 
     from nnunet_ima.classification.data import load, read_split, split_folder, write_split
+    from nnunet_ima.classification.running import check_unseen
     from nnunet_ima.classification.settings import Settings
     from nnunet_ima.classification.train import Training, read_checkpoint
 
@@ -102,6 +105,8 @@ def _train(args: argparse.Namespace) -> None:
     split = (
         read_split(args.data, args.csv) if args.csv else split_folder(args.data, args.seed, args.test, args.validation)
     )
+    if args.pretrained:
+        check_unseen(split, Path(args.pretrained))
     parts = [load(split, part, args.image_size, args.channels, args.skip_broken) for part in ("train", "validation")]
     print(f"{len(parts[0])} training and {len(parts[1])} validation images of {', '.join(split.classes)}", flush=True)
     settings.write(args.output / "settings.json", split.classes, args.data)
@@ -109,6 +114,8 @@ def _train(args: argparse.Namespace) -> None:
     training = Training(settings, args.output, parts[0], parts[1], split.classes, torch.device(args.device))
     if args.c:
         training.load_state(read_checkpoint(args.output / "checkpoint_latest.pth"))
+    elif args.pretrained:
+        training.start_from(Path(args.pretrained))
     training.run()
     print(f"Wrote {args.output}; validation accuracy {100 * training.rows[-1]['validation_accuracy']:.1f} %")
 

@@ -13,10 +13,12 @@ import torch
 from PIL import Image
 from sklearn.metrics import roc_auc_score
 
-from nnunet_ima.classification.data import find_images, load, read_split, split_folder, write_split
+from nnunet_ima.classification.data import Images, find_images, load, read_split, split_folder, write_split
 from nnunet_ima.classification.images import read_image
 from nnunet_ima.classification.model import build
 from nnunet_ima.classification.robustness import auc_with_interval
+from nnunet_ima.classification.settings import Settings, read_settings
+from nnunet_ima.classification.train import Training
 from nnunet_ima.cli.classify import classify
 from nnunet_ima.errors import UserError
 
@@ -71,8 +73,6 @@ def test_a_training_learns_and_leaves_its_files(runs: dict[str, Path], method: s
 def test_the_same_seed_gives_the_same_and_an_interruption_changes_nothing(
     data: Path, runs: dict[str, Path], tmp_path: Path, method: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from nnunet_ima.classification.train import Training
-
     validate, calls = Training._validate, iter(range(99))
 
     def interrupted(self: Training) -> float:
@@ -92,6 +92,30 @@ def test_the_same_seed_gives_the_same_and_an_interruption_changes_nothing(
         assert torch.equal(value, continued["model"][name]), name
     if method == "ima":
         assert torch.equal(first["store"]["margins"], continued["store"]["margins"])
+
+
+def test_a_model_is_hardened_from_where_it_was(data: Path, runs: dict[str, Path], tmp_path: Path) -> None:
+    start = runs["ce"] / "checkpoint_final.pth"
+    # With a learning rate of 0 the weights stay what they were.
+    hardened = _train(data, tmp_path / "hardened", "--pretrained", str(start), "--learning-rate", "0", "--epochs", "1")
+    given = torch.load(start, weights_only=True)["model"]
+    assert all(torch.equal(hardened["model"][name], weight) for name, weight in given.items())
+    assert read_settings(tmp_path / "hardened")[0].pretrained == str(start)
+
+
+def test_a_model_of_other_classes_gives_all_but_its_last_layer(
+    data: Path, runs: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    start = runs["ce"] / "checkpoint_final.pth"
+    given = torch.load(start, weights_only=True)
+    images = Images(torch.zeros(2, 1, SIZE, SIZE), torch.tensor([0, 1]), ["a", "b"], ["", ""])
+    settings = Settings(method="ce", image_size=SIZE)
+    training = Training(settings, tmp_path, images, images, ["no", "yes"], torch.device("cpu"))
+    training.start_from(start)
+    assert "knows other classes (left, right): the last layer starts anew" in capsys.readouterr().out
+    now = training.model.state_dict()
+    same = {name for name, weight in given["model"].items() if torch.equal(now[name], weight)}
+    assert given["model"].keys() - same == {"network.fc.weight", "network.fc.bias"}
 
 
 def test_margins_move(runs: dict[str, Path]) -> None:
@@ -265,6 +289,12 @@ def test_mistakes_are_one_sentence(
             "mail.gamma=1")  # fmt: skip
     refused("SMD has no noise level: leave --noise-max out", *train, "--data", str(data), "--method", "smd",
             "--noise-max", "2")  # fmt: skip
+    refused("cannot be loaded .*: name another with --pretrained", *train, "--data", str(data), "--pretrained",
+            str(data / "left" / "00.png"))  # fmt: skip
+    refused("is of another network: give one with the same --channels", *train, "--data", str(data), "--pretrained",
+            str(runs["ce"] / "checkpoint_final.pth"), "--channels", "3")  # fmt: skip
+    refused(r"was trained with \d+ of the \d+ test images: split alike", *train, "--data", str(data), "--pretrained",
+            str(runs["ce"] / "checkpoint_final.pth"), "--seed", "1")  # fmt: skip
     refused("There is no method 'pgd'; known: ce, ima", *train, "--data", str(data), "--method", "pgd")
     refused("two runs have the same name", "eval", "--model", str(runs["ce"]), str(runs["ce"]), "--noise", "1")
     refused("--suggest-noise needs margins", "eval", "--model", str(runs["ce"]), "--noise", "1", "--suggest-noise",
