@@ -1,14 +1,13 @@
 """What a classification training was told: kept beside its checkpoints, so that it can be continued and repeated."""
 
 import json
-import math
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from nnunet_ima.attacks.ball import NORMS, Norm
 from nnunet_ima.attacks.precision import PRECISIONS
-from nnunet_ima.errors import UserError
+from nnunet_ima.errors import UserError, check_number
 from nnunet_ima.files import replacing
 from nnunet_ima.methods.method import Method, Run, settings_of
 from nnunet_ima.methods.registry import build, method_named
@@ -46,15 +45,13 @@ class Settings:
 
     def __post_init__(self) -> None:
         for name in ("epochs", "image_size", "batch_size", "channels"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name} must be at least 1, got {getattr(self, name)}.")
+            check_number(name, getattr(self, name), 1, whole=True)
         if self.image_size <= 32:
             # ResNet-18 shrinks an image by 32, and instance normalisation needs more than a single pixel.
             raise UserError(f"image_size must be above 32, got {self.image_size}: choose 64 or more.")
         for name in ("noise_max", "learning_rate"):
-            value = getattr(self, name)
-            if value is not None and not (math.isfinite(value) and value >= 0):
-                raise UserError(f"{name} must be a number, 0 or larger, got {value}.")
+            if getattr(self, name) is not None:
+                check_number(name, getattr(self, name), 0)
         allowed = (
             ("norm", NORMS),
             ("attack_precision", PRECISIONS),

@@ -109,13 +109,13 @@ def _train(args: argparse.Namespace) -> None:
         check_unseen(split, Path(args.pretrained))
     parts = [load(split, part, args.image_size, args.channels, args.skip_broken) for part in ("train", "validation")]
     print(f"{len(parts[0])} training and {len(parts[1])} validation images of {', '.join(split.classes)}", flush=True)
-    settings.write(args.output / "settings.json", split.classes, args.data)
-    write_split(split, args.output / "split.csv")
     training = Training(settings, args.output, parts[0], parts[1], split.classes, torch.device(args.device))
     if args.c:
         training.load_state(read_checkpoint(args.output / "checkpoint_latest.pth"))
     elif args.pretrained:
         training.start_from(Path(args.pretrained))
+    settings.write(args.output / "settings.json", split.classes, args.data)
+    write_split(split, args.output / "split.csv")
     training.run()
     print(f"Wrote {args.output}; validation accuracy {100 * training.rows[-1]['validation_accuracy']:.1f} %")
 
