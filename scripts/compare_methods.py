@@ -13,7 +13,8 @@ once on the CPU, each with half of its cores, which takes less time for small im
 each method instead of training from the beginning; {seed} in it stands for the seed.
 
 `compare.csv` and `compare.md`: each method at each noise level, mean over the seeds, with the 95 % interval over cases
-(images). `compare.png`: without noise against the mean over the noise levels. They grow with every run that ends.
+(patients, or images where these are unknown), and by how much it differs from --against, case by case. `compare.png`:
+without noise against the mean over the noise levels. They grow with every run that ends.
 """
 
 import argparse
@@ -30,6 +31,7 @@ from dataclasses import dataclass
 from itertools import cycle
 from pathlib import Path
 from queue import Queue
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -60,9 +62,11 @@ the CPU for one training, where --jobs divides them."""
 
 @dataclass(frozen=True)
 class Scores:
-    """values: (samples, levels) in percent, NaN where a slice has no Dice; groups: the case of each sample."""
+    """values: (samples, levels) in percent, NaN where a slice has no Dice; samples: their names; groups: the case, or
+    patient, of each."""
 
     values: NDArray[np.float64]
+    samples: list[str]
     groups: list[str]
 
 
@@ -79,6 +83,9 @@ def parse() -> argparse.Namespace:
         group.add_argument("--gpus", type=lambda text: text.split(","), help="one training on each, like 0,1")
         group.add_argument("--jobs", type=positive, default=1, help="trainings at once on the CPU; default: 1")
         group.add_argument("--pretrained", metavar="FILE", help="a checkpoint each method starts from")
+        group.add_argument("--against", metavar="NAME",
+                           help="of --methods, the one the others are compared with case by case; default: IMA, or the "
+                           "first without it")  # fmt: skip
         group.add_argument("-device", choices=["cuda", "cpu", "mps"])
         if task == "segmentation":
             group.add_argument("-d", required=True, metavar="DATASET")
@@ -91,6 +98,10 @@ def parse() -> argparse.Namespace:
     args = parser.parse_args()
     if args.jobs > 1 and args.gpus:
         raise UserError(f"--jobs {args.jobs} is for the CPU: leave it out beside --gpus.")
+    ima = [name for name in args.methods if name.lower() == "ima"]
+    args.against = args.against or (ima or args.methods)[0]
+    if args.against not in args.methods:
+        raise UserError(f"--against {args.against} is not among --methods {','.join(args.methods)}: name one of them.")
     return args
 
 
@@ -164,7 +175,7 @@ def read_slices(file: Path, levels: Sequence[float]) -> Scores:
             if tp + wrong:
                 dice[row["case"], row["slice"]][float(row["level"])].append(2 * tp / (2 * tp + wrong))
     values = [[100 * np.mean(found[level]) if found[level] else np.nan for level in levels] for found in dice.values()]
-    return Scores(np.array(values), [case for case, _ in dice])
+    return Scores(np.array(values), [f"{case} {number}" for case, number in dice], [case for case, _ in dice])
 
 
 # --- classification ---------------------------------------------------------------------------------------------------
@@ -226,12 +237,20 @@ def evaluate_classification(args: argparse.Namespace, method: str, seed: int, gp
              args.device],
             gpu,
         )  # fmt: skip
+    return read_images(file, [0.0, *args.noise])
+
+
+def read_images(file: Path, levels: Sequence[float]) -> Scores:
+    """100 for each image that is right under PGD at each level, 0 for one that is not."""
     right: dict[str, dict[float, float]] = defaultdict(dict)
+    groups: dict[str, str] = {}
     with file.open(newline="") as content:
         for row in csv.DictReader(content):
             if row["attack"] == "pgd":
                 right[row["file"]][float(row["noise"])] = 100.0 * int(row["right"])
-    return Scores(np.array([[found[level] for level in (0.0, *args.noise)] for found in right.values()]), list(right))
+                groups[row["file"]] = row.get("group") or row["file"]
+    values = [[found[level] for level in levels] for found in right.values()]
+    return Scores(np.array(values), list(groups), list(groups.values()))
 
 
 # --- both -------------------------------------------------------------------------------------------------------------
@@ -272,46 +291,93 @@ def everything(args: argparse.Namespace) -> Iterator[dict[str, list[Scores]]]:
         raise UserError(f"{len(failed)} of {len(jobs)} runs failed, the table has the others; the first: {failed[0]}")
 
 
-def summary(scores: Sequence[Scores]) -> dict[str, list[float]]:
-    """Of each level and of the mean of the noisy ones: [mean, low, high, least seed, largest seed] in percent.
+def with_noisy(scores: Scores) -> NDArray[np.float64]:
+    """The values (samples, levels), and as last column their mean over the noisy levels."""
+    return np.column_stack([scores.values, scores.values[:, 1:].mean(1)])
 
-    The mean is over seeds and samples, the interval a percentile bootstrap of groups."""
-    each = [np.column_stack([one.values, one.values[:, 1:].mean(1)]) for one in scores]
-    per_seed = np.array([np.nanmean(values, 0) for values in each])
-    values = np.mean(each, 0)
+
+def pooled(seeds: Sequence[Scores]) -> Scores:
+    """Each sample once, its values, the noisy mean with them, averaged over the seeds that have it: the seeds of a
+    classifier have test images of their own."""
+    group_of = {name: group for one in seeds for name, group in zip(one.samples, one.groups, strict=True)}
+    row_of = {name: row for row, name in enumerate(group_of)}
+    sums = np.zeros((len(row_of), seeds[0].values.shape[1] + 1))
+    counts = np.zeros_like(sums)
+    for one in seeds:
+        rows, values = [row_of[name] for name in one.samples], with_noisy(one)
+        sums[rows] += np.nan_to_num(values)
+        counts[rows] += ~np.isnan(values)
+    values = np.where(counts > 0, sums / counts.clip(1), np.nan)
+    return Scores(values, list(group_of), list(group_of.values()))
+
+
+def interval(values: NDArray[np.float64], groups: Sequence[str]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Low and high end, for each column of `values` (samples, columns), of the 95 % percentile bootstrap of groups."""
     usable = ~np.isnan(values)
-    number_of, draws = resampled(scores[0].groups)
+    number_of, draws = resampled(groups)
     sums, counts = np.zeros((draws.shape[1], values.shape[1])), np.zeros((draws.shape[1], values.shape[1]))
-    np.add.at(sums, number_of, np.where(usable, values, 0))
+    np.add.at(sums, number_of, np.nan_to_num(values))
     np.add.at(counts, number_of, usable)
     low, high = np.percentile((draws @ sums) / (draws @ counts).clip(1), [2.5, 97.5], axis=0)
-    rows = np.stack([per_seed.mean(0), low, high, per_seed.min(0), per_seed.max(0)], 1)
-    keys = [*(f"{level}" for level in range(values.shape[1] - 1)), "noisy"]
-    return dict(zip(keys, rows.tolist(), strict=True))
+    return low, high
+
+
+def summary(seeds: Sequence[Scores]) -> NDArray[np.float64]:
+    """(levels + 1, 5): of each level and of the mean of the noisy ones the mean over the seeds in percent, low and high
+    end of its interval, least and largest seed."""
+    per_seed = np.array([np.nanmean(with_noisy(one), 0) for one in seeds])
+    together = pooled(seeds)
+    low, high = interval(together.values, together.groups)
+    return np.stack([per_seed.mean(0), low, high, per_seed.min(0), per_seed.max(0)], 1)
+
+
+def difference(seeds: Sequence[Scores], reference: Sequence[Scores]) -> NDArray[np.float64]:
+    """(levels + 1, 3): by how much a method is above another on the samples that both have, in the mean over the seeds,
+    and the interval of that."""
+    own, other = pooled(seeds), pooled(reference)
+    row_of = {name: row for row, name in enumerate(other.samples)}
+    shared = [row for row, name in enumerate(own.samples) if name in row_of]
+    if not shared:
+        return np.full((own.values.shape[1], 3), np.nan)
+    apart = own.values[shared] - other.values[[row_of[own.samples[row]] for row in shared]]
+    low, high = interval(apart, [own.groups[row] for row in shared])
+    return np.stack([np.nanmean(apart, 0), low, high], 1)
 
 
 def write(args: argparse.Namespace, scores: dict[str, list[Scores]]) -> None:
     found = {method: summary(each) for method, each in scores.items()}
-    levels = [0.0, *args.noise]
-    titles = [*(f"{level:g}" for level in levels), "mean of noisy"]
+    reference = scores.get(args.against)
+    apart = {method: difference(each, reference) for method, each in scores.items() if reference}
+    titles = [*(f"{level:g}" for level in [0.0, *args.noise]), "mean of noisy"]
     with replacing(args.output / "compare.csv") as path, path.open("w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(["method", "seeds", "noise", "mean", "low", "high", "least_seed", "largest_seed"])
+        writer.writerow(["method", "seeds", "noise", "mean", "low", "high", "least_seed", "largest_seed",
+                         *(f"{part}_above_{args.against}" for part in ("mean", "low", "high") if apart)])  # fmt: skip
         for method, rows in found.items():
-            for title, row in zip(titles, rows.values(), strict=True):
-                writer.writerow([method, len(scores[method]), title, *(f"{value:.3f}" for value in row)])
-    lines = ["| method | seeds | " + " | ".join(titles) + " |", "|---" * (len(titles) + 2) + "|"]
+            for number, title in enumerate(titles):
+                values = [*rows[number], *(apart[method][number] if apart else [])]
+                writer.writerow([method, len(scores[method]), title, *(f"{value:.3f}" for value in values)])
+    heads = ["method", "seeds", *titles, *([f"noisy, above {args.against}"] if apart else [])]
+    lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
     for method, rows in found.items():
-        cells = [f"{row[0]:.1f} ({row[1]:.1f}-{row[2]:.1f})" for row in rows.values()]
-        lines.append(f"| {method} | {len(scores[method])} | " + " | ".join(cells) + " |")
+        cells = [f"{row[0]:.1f} ({row[1]:.1f}-{row[2]:.1f})" for row in rows]
+        if apart:
+            mean, low, high = apart[method][-1]
+            cells.append("" if method == args.against else f"{mean:+.1f} ({low:+.1f} to {high:+.1f})")
+        lines.append("| " + " | ".join([method, str(len(scores[method])), *cells]) + " |")
     with replacing(args.output / "compare.md") as path:
         path.write_text("\n".join(lines) + "\n")
     print("\n".join(lines))
+    save(plot(args, found, titles), args.output, "compare")
+
+
+def plot(args: argparse.Namespace, found: dict[str, NDArray[np.float64]], titles: Sequence[str]) -> Any:
+    """Without noise against the mean over the noise levels, with their intervals."""
     figure = new_figure(8, 5)
     axes = figure.subplots()
     # Methods may lie on each other, so their names stand beside the plot; colours and markers repeat after 10 and 4.
     for (method, rows), marker in zip(found.items(), cycle("osv^"), strict=False):
-        clean, noisy = rows["0"], rows["noisy"]
+        clean, noisy = rows[0], rows[-1]
         errors = [[[one[0] - one[1]], [one[2] - one[0]]] for one in (clean, noisy)]
         axes.errorbar(clean[0], noisy[0], errors[1], errors[0], fmt=marker, capsize=2, elinewidth=0.7, label=method)
     axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=8, frameon=False)
@@ -319,7 +385,7 @@ def write(args: argparse.Namespace, scores: dict[str, list[Scores]]) -> None:
     axes.set(xlabel=f"{what} without noise (%)",
              ylabel=f"mean {what} at noise {', '.join(titles[1:-1])} (%)")  # fmt: skip
     axes.grid(alpha=0.3)
-    save(figure, args.output, "compare")
+    return figure
 
 
 def compare(_: list[str] | None = None) -> None:

@@ -38,25 +38,47 @@ def test_slices_are_scored_as_adi_counts_them(script: ModuleType, tmp_path: Path
         writer.writerow(["case", "slice", "noise", "family", "level", "class", "tp", "fp", "fn"])
         writer.writerows(rows)
     found = script.read_slices(tmp_path / "slices.csv", [0.0, 5.0])
-    assert found.groups == ["a"]
+    assert (found.samples, found.groups) == (["a 0"], ["a"])
     assert found.values[0].tolist() == pytest.approx([54.0909, 0.0], abs=1e-3)
 
 
 def test_the_mean_is_over_seeds_and_the_interval_over_cases(script: ModuleType) -> None:
     rng = np.random.default_rng(0)
-    groups = [str(number // 3) for number in range(90)]
+    samples, groups = [str(number) for number in range(90)], [str(number // 3) for number in range(90)]
     each = np.repeat(rng.normal(60, 10, 30), 3)
     first = np.column_stack([each + 4, each, each - 20])
     second = first + np.array([2.0, 2.0, 2.0])
     second[0, 0] = first[0, 0] = np.nan
-    found = script.summary([script.Scores(first, groups), script.Scores(second, groups)])
-    assert list(found) == ["0", "1", "2", "noisy"]
-    mean, low, high, least, largest = found["noisy"]
+    seeds = [script.Scores(first, samples, groups), script.Scores(second, samples, groups)]
+    found = script.summary(seeds)
+    assert found.shape == (4, 5) and np.isfinite(found).all()
+    mean, low, high, least, largest = found[-1]
     assert mean == pytest.approx(each.mean() - 10 + 1)
     assert (least, largest) == pytest.approx((mean - 1, mean + 1))
     half = 1.96 * each[::3].std() / np.sqrt(30)
     assert (mean - low, high - mean) == pytest.approx((half, half), rel=0.1)
-    assert np.isfinite(found["0"]).all()
+    # Two methods on the same cases: what the cases have in common does not blur how far they are apart.
+    better = [script.Scores(one.values + np.where(np.arange(90) % 6 < 3, 1.0, 3.0)[:, None], samples, groups)
+              for one in seeds]  # fmt: skip
+    above, low, high = script.difference(better, seeds)[-1]
+    assert above == pytest.approx(2.0)
+    assert (above - low, high - above) == pytest.approx((1.96 / np.sqrt(30),) * 2, rel=0.1)
+
+
+def test_seeds_with_other_images_are_not_mixed_up(script: ModuleType, tmp_path: Path) -> None:
+    """Each seed of a classifier has a test split of its own: an image's values are its own, whatever its place."""
+    first = script.Scores(np.array([[100.0, 100.0], [0.0, 0.0]]), ["a", "b"], ["A", "B"])
+    second = script.Scores(np.array([[100.0, 0.0], [100.0, 100.0]]), ["c", "a"], ["C", "A"])
+    found = script.pooled([first, second])
+    assert dict(zip(found.samples, found.values.tolist(), strict=True)) == {
+        "a": [100.0, 100.0, 100.0], "b": [0.0, 0.0, 0.0], "c": [100.0, 0.0, 0.0]}  # fmt: skip
+    assert found.groups == ["A", "B", "C"]
+    assert script.difference([first], [second])[:, 0].tolist() == [0.0, 0.0, 0.0], "on what both have"
+    (tmp_path / "images.csv").write_text("file,group,attack,noise,right\na,A,pgd,0,1\na,A,pgd,2,0\nb,,pgd,0,1\n"
+                                         "b,,pgd,2,1\nb,,fgsm,2,0\n")  # fmt: skip
+    read = script.read_images(tmp_path / "images.csv", [0.0, 2.0])
+    assert (read.samples, read.groups) == (["a", "b"], ["A", "b"])
+    assert read.values.tolist() == [[100.0, 0.0], [100.0, 100.0]]
 
 
 def test_each_method_of_the_classifier_gets_the_flags_that_are_its_own(script: ModuleType) -> None:
@@ -93,6 +115,7 @@ def test_methods_are_trained_attacked_and_compared(workspace: Workspace, tmp_pat
     assert "| TRADES5 | 2 |" in first.stdout
     rows = list(csv.DictReader((tmp_path / "compare" / "compare.csv").open()))
     assert [row["method"] for row in rows[::3]] == ["Plain", "IMA", "TRADES5"]
+    assert [float(row["mean_above_IMA"]) for row in rows[3:6]] == [0.0, 0.0, 0.0]
     assert (tmp_path / "compare" / "compare.png").is_file()
     again = workspace.run(*command, nnUNet_extTrainer=str(DISCOVERY), nnUNet_n_proc_DA="0")
     assert "Epoch 0" not in again.stdout, "what is there is not trained again"

@@ -48,16 +48,18 @@ def _cell(values: Sequence[float]) -> str:
 def write_images(
     folder: Path, images: Images, classes: Sequence[str], found: dict[str, dict[float, Answers]], distance: Tensor
 ) -> None:
-    """`images.csv`: one line per image, attack and level: whether it was right, and the probability of its class."""
+    """`images.csv`: one line per image (and its patient), attack and level: whether it was right, and the probability
+    of its class."""
     with replacing(folder / "images.csv") as path, path.open("w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(["file", "label", "attack", "noise", "right", "probability", "boundary_distance"])
+        writer.writerow(["file", "group", "label", "attack", "noise", "right", "probability", "boundary_distance"])
         for attack, by_level in found.items():
             for level, answers in by_level.items():
                 for row, (name, label) in enumerate(zip(images.names, images.y.tolist(), strict=True)):
                     probability = answers.probabilities[row, label]
-                    writer.writerow([name, classes[label], attack, f"{level:g}", int(answers.right[row]),
-                                     f"{probability:.6g}", f"{float(distance[row]):.6g}"])  # fmt: skip
+                    writer.writerow([name, images.groups[row], classes[label], attack, f"{level:g}",
+                                     int(answers.right[row]), f"{probability:.6g}",
+                                     f"{float(distance[row]):.6g}"])  # fmt: skip
 
 
 def curves(models: Sequence[dict[str, Any]], levels: Sequence[float]) -> Any:
