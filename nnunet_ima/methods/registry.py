@@ -8,6 +8,7 @@ from typing import Any
 from nnunet_ima.attacks.ball import Norm
 from nnunet_ima.errors import UserError
 from nnunet_ima.methods.ddn import DDN
+from nnunet_ima.methods.edge import Edge
 from nnunet_ima.methods.fat import FAT
 from nnunet_ima.methods.gairat import GAIRAT
 from nnunet_ima.methods.iaat import IAAT
@@ -22,7 +23,7 @@ from nnunet_ima.methods.trades import TRADES
 from nnunet_ima.methods.vanilla import Vanilla
 
 OWN: tuple[type[Method], ...] = (
-    Plain, IMA, Vanilla, SMD, IAAT, MAIL, MAILTRADES, MAILMART, TRADES, MART, MMA, FAT, GAIRAT, DDN,
+    Plain, IMA, Edge, Vanilla, SMD, IAAT, MAIL, MAILTRADES, MAILMART, TRADES, MART, MMA, FAT, GAIRAT, DDN,
 )  # fmt: skip
 ENTRY_POINTS = "nnunet_ima.methods"
 """The group of entry points by which another package adds its methods."""

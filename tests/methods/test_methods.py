@@ -20,6 +20,7 @@ from nnunet_ima.errors import UserError
 from nnunet_ima.methods import gairat, mail
 from nnunet_ima.methods.adaptive import Adaptive
 from nnunet_ima.methods.divergence import divergence, runner_up, true_probability
+from nnunet_ima.methods.edge import Edge
 from nnunet_ima.methods.iaat import IAAT
 from nnunet_ima.methods.method import Method, Run, settings_of
 from nnunet_ima.methods.registry import build, defaults, method_named, methods, parse_settings, register
@@ -186,6 +187,23 @@ def test_mma_takes_the_boundary_up_to_its_largest_margin() -> None:
     loss = method.loss(batch_of(model, x, y, ["a", "b", "c"]))
     assert loss.item() == pytest.approx(expected.item(), rel=2e-3)
     assert (method.tally.correct, method.tally.crossed) == (2, 1)
+
+
+def test_edge_takes_the_edge_of_the_margin_before_and_beyond_the_boundary() -> None:
+    model = linear_model((5,))
+    x = at_distances(model, (5,), [0.5, 3.0, 2.0])
+    y = model.label(x)
+    y[2] = 1 - y[2]
+    method = begun("edge", noise=5.0, margin_step=1.0)
+    norm, score = model.weight.norm(), model.score(x).abs()
+    loss = method.loss(batch_of(model, x, y, ["a", "b", "c"]))
+    at_edge = functional.softplus(-(score - norm))
+    assert loss.item() == pytest.approx(
+        ((at_edge[0] + at_edge[1] + functional.softplus(score[2])) / 3).item(), rel=1e-3
+    )
+    method.end_epoch()
+    assert isinstance(method, Edge)
+    assert method.store.get(IDS).tolist() == pytest.approx([0.75, 2.0, 1.0, 1.0], abs=1e-3)
 
 
 @pytest.mark.parametrize(("patience", "steps_beyond"), [(0, 0), (1, 1), (2, 2)])
@@ -356,7 +374,7 @@ def test_each_method_learns_in_both_norms(word: str, norm: Any) -> None:
 
 def test_words_and_labels_are_unique_and_defaults_are_the_papers() -> None:
     known = methods()
-    assert len({method.label for method in known.values()}) == len(known) == 14
+    assert len({method.label for method in known.values()}) == len(known) == 15
     papers: dict[str, dict[str, Any]] = {
         "ima": {"beta": 0.5, "steps": 20, "alpha": 4.0, "bisections": 10},
         "adv": {"beta": 0.5, "steps": 20},
