@@ -110,7 +110,7 @@ def test_a_methods_value_out_of_range_is_refused_by_key_and_value(key: str, valu
 def test_a_setting_of_another_method_or_an_unknown_method_is_refused() -> None:
     with pytest.raises(UserError, match=r"TRADES has no setting margin_step; it has steps, alpha, .*beta"):
         Settings.of({"ima": {"methods": {"trades": {"margin_step": 2}}}})
-    with pytest.raises(UserError, match="There is no method 'pgd'; known: ce, ima, adv"):
+    with pytest.raises(UserError, match="There is no method 'pgd'; known: ce, ima, edge, adv"):
         Settings.of({"ima": {"methods": {"pgd": {}}}})
     with pytest.raises(UserError, match="methods must hold settings by method"):
         Settings.of({"ima": {"methods": {"ima": 3}}})
