@@ -336,7 +336,8 @@ def train(word: str, norm: Any = "l2", epochs: int = 12) -> tuple[Method, nn.Mod
     model = nn.Sequential(nn.Linear(2, 16), nn.LeakyReLU(), nn.Linear(16, 2))
     optimizer = torch.optim.Adam(model.parameters(), lr=0.03)
     ids: list[Hashable] = list(range(64))
-    method = begun(word, 0.5, norm, Run(ids, epochs, shape=(2,), intensity_range=lambda: 4.0))
+    # Five steps of the attack are plenty in two dimensions.
+    method = begun(word, 0.5, norm, Run(ids, epochs, shape=(2,), intensity_range=lambda: 4.0), steps=5)
     for epoch in range(epochs):
         method.start_epoch(epoch / epochs)
         for rows in torch.randperm(64).split(16):  # type: ignore[no-untyped-call]
