@@ -322,19 +322,17 @@ def interval(values: NDArray[np.float64], groups: Sequence[str]) -> tuple[NDArra
     return low, high
 
 
-def summary(seeds: Sequence[Scores]) -> NDArray[np.float64]:
+def summary(seeds: Sequence[Scores], together: Scores) -> NDArray[np.float64]:
     """(levels + 1, 5): of each level and of the mean of the noisy ones the mean over the seeds in percent, low and high
-    end of its interval, least and largest seed."""
+    end of its interval, least and largest seed. together: the seeds, `pooled`."""
     per_seed = np.array([np.nanmean(with_noisy(one), 0) for one in seeds])
-    together = pooled(seeds)
     low, high = interval(together.values, together.groups)
     return np.stack([per_seed.mean(0), low, high, per_seed.min(0), per_seed.max(0)], 1)
 
 
-def difference(seeds: Sequence[Scores], reference: Sequence[Scores]) -> NDArray[np.float64]:
+def difference(own: Scores, other: Scores) -> NDArray[np.float64]:
     """(levels + 1, 3): by how much a method is above another on the samples that both have, in the mean over the seeds,
-    and the interval of that."""
-    own, other = pooled(seeds), pooled(reference)
+    and the interval of that. own, other: the seeds of each, `pooled`."""
     row_of = {name: row for row, name in enumerate(other.samples)}
     shared = [row for row, name in enumerate(own.samples) if name in row_of]
     if not shared:
@@ -345,9 +343,10 @@ def difference(seeds: Sequence[Scores], reference: Sequence[Scores]) -> NDArray[
 
 
 def write(args: argparse.Namespace, scores: dict[str, list[Scores]]) -> None:
-    found = {method: summary(each) for method, each in scores.items()}
-    reference = scores.get(args.against)
-    apart = {method: difference(each, reference) for method, each in scores.items() if reference}
+    together = {method: pooled(each) for method, each in scores.items()}
+    found = {method: summary(each, together[method]) for method, each in scores.items()}
+    reference = together.get(args.against)
+    apart = {method: difference(each, reference) for method, each in together.items() if reference}
     titles = [*(f"{level:g}" for level in [0.0, *args.noise]), "mean of noisy"]
     with replacing(args.output / "compare.csv") as path, path.open("w", newline="") as file:
         writer = csv.writer(file)

@@ -50,7 +50,7 @@ def test_the_mean_is_over_seeds_and_the_interval_over_cases(script: ModuleType) 
     second = first + np.array([2.0, 2.0, 2.0])
     second[0, 0] = first[0, 0] = np.nan
     seeds = [script.Scores(first, samples, groups), script.Scores(second, samples, groups)]
-    found = script.summary(seeds)
+    found = script.summary(seeds, script.pooled(seeds))
     assert found.shape == (4, 5) and np.isfinite(found).all()
     mean, low, high, least, largest = found[-1]
     assert mean == pytest.approx(each.mean() - 10 + 1)
@@ -60,7 +60,7 @@ def test_the_mean_is_over_seeds_and_the_interval_over_cases(script: ModuleType) 
     # Two methods on the same cases: what the cases have in common does not blur how far they are apart.
     better = [script.Scores(one.values + np.where(np.arange(90) % 6 < 3, 1.0, 3.0)[:, None], samples, groups)
               for one in seeds]  # fmt: skip
-    above, low, high = script.difference(better, seeds)[-1]
+    above, low, high = script.difference(script.pooled(better), script.pooled(seeds))[-1]
     assert above == pytest.approx(2.0)
     assert (above - low, high - above) == pytest.approx((1.96 / np.sqrt(30),) * 2, rel=0.1)
 
@@ -73,7 +73,8 @@ def test_seeds_with_other_images_are_not_mixed_up(script: ModuleType, tmp_path: 
     assert dict(zip(found.samples, found.values.tolist(), strict=True)) == {
         "a": [100.0, 100.0, 100.0], "b": [0.0, 0.0, 0.0], "c": [100.0, 0.0, 0.0]}  # fmt: skip
     assert found.groups == ["A", "B", "C"]
-    assert script.difference([first], [second])[:, 0].tolist() == [0.0, 0.0, 0.0], "on what both have"
+    apart = script.difference(script.pooled([first]), script.pooled([second]))
+    assert apart[:, 0].tolist() == [0.0, 0.0, 0.0], "on what both have"
     (tmp_path / "images.csv").write_text("file,group,attack,noise,right\na,A,pgd,0,1\na,A,pgd,2,0\nb,,pgd,0,1\n"
                                          "b,,pgd,2,1\nb,,fgsm,2,0\n")  # fmt: skip
     read = script.read_images(tmp_path / "images.csv", [0.0, 2.0])

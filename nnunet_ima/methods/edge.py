@@ -33,4 +33,5 @@ class Edge(IMA):
         margin = torch.where(found.correct & eligible, margin.to(clean.dtype), 0.0)
         stretched = away * ball.broadcast(margin / ball.size(away, self.norm).clamp_min(1e-6), clean)
         noisy = batch.forward(ball.step_inside(clean, stretched, margin, self.norm, self.bounds)).loss()
+        # A clean loss of weight 0 would still cost its backward pass.
         return noisy if self.beta == 1 else (1 - self.beta) * batch.clean.loss() + self.beta * noisy
