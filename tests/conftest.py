@@ -88,14 +88,25 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
         "nnUNet_results": str(folder / "results"),
         "nnUNet_compile": "f",
         "nnUNet_n_proc_DA": "1",
-        "nnUNet_def_n_proc": "2",
+        "nnUNet_def_n_proc": "1",
     }
     _copy_cases(folder / "raw" / DATASET)
     (folder / "results").mkdir()
     (folder / "preprocessed").mkdir()
     made = Workspace(folder, environment)
-    made.run("nnUNetv2_plan_and_preprocess", "-d", "902", "-c", "2d", "-np", "2", "--verify_dataset_integrity")
+    # Of small cases nnU-Net's processes cost more to start than they save; it would start eight for the fingerprint.
+    made.run("nnUNetv2_plan_and_preprocess", "-d", "902", "-c", "2d", "-npfp", "1", "-np", "1",
+             "--verify_dataset_integrity")  # fmt: skip
+    narrow(made.preprocessed / "nnUNetPlans.json")
     return made
+
+
+def narrow(plans_file: Path) -> None:
+    """A quarter of the features in each stage, as one may set in nnU-Net's plans: steps four times as fast on a CPU."""
+    plans = json.loads(plans_file.read_text())
+    architecture = plans["configurations"]["2d"]["architecture"]["arch_kwargs"]
+    architecture["features_per_stage"] = [features // 4 for features in architecture["features_per_stage"]]
+    plans_file.write_text(json.dumps(plans))
 
 
 @pytest.fixture

@@ -134,7 +134,7 @@ def test_many_noises_in_one_report(ready: Workspace, tmp_path: Path, monkeypatch
     evaluate(
         ["-d", "902", "-device", "cpu", "-o", str(tmp_path), "--noise", "2", "--attack",
          "pgd,strong,square,transfer,vanish", "--vanish", "wall", "--corruptions", "gaussian,blur,motion",
-         "--steps", "3", "--strong-steps", "4", "--queries", "5", "--audit"]
+         "--steps", "2", "--strong-steps", "2", "--queries", "5", "--audit"]
     )  # fmt: skip
     content = json.loads((tmp_path / "results.json").read_text())
     for model in content["models"]:
@@ -162,7 +162,7 @@ def test_killed_at_any_moment_it_continues_and_ends_with_the_same(
     ready: Workspace, tmp_path: Path, kills: tuple[int, ...]
 ) -> None:
     """kills: the lengths of the journal at which the process is killed."""
-    flags = ["--noise", "1,3", "--steps", "8", "--batch-size", "2"]
+    flags = ["--noise", "1,3", "--steps", "5", "--batch-size", "2"]
     undisturbed = _evaluated(tmp_path / "undisturbed", *flags)
     other = tmp_path / "killed"
     journal = other / f"{IMA}__fold_0" / "journal" / "rank0.jsonl"
