@@ -25,7 +25,7 @@ import re
 import subprocess
 import sys
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from itertools import cycle
@@ -256,8 +256,8 @@ def read_images(file: Path, levels: Sequence[float]) -> Scores:
 # --- both -------------------------------------------------------------------------------------------------------------
 
 
-def everything(args: argparse.Namespace) -> Iterator[dict[str, list[Scores]]]:
-    """Of each method the scores of its seeds, as far as they are known, after each training and evaluation.
+def everything(args: argparse.Namespace) -> Iterator[dict[str, dict[int, Scores]]]:
+    """Of each method the scores by seed, as far as they are known, after each training and evaluation.
 
     UserError at the end if any has failed; the others go on."""
     train, evaluate = (
@@ -276,15 +276,16 @@ def everything(args: argparse.Namespace) -> Iterator[dict[str, list[Scores]]]:
         finally:
             gpus.put(gpu)
 
-    found: dict[str, list[Scores]] = {method: [] for method in args.methods}
+    found: dict[str, dict[int, Scores]] = {method: {} for method in args.methods}
     failed: list[str] = []
     with ThreadPoolExecutor(gpus.qsize()) as pool:
-        jobs = {pool.submit(one, method, seed): method for seed in args.seeds for method in args.methods}
+        jobs = {pool.submit(one, method, seed): (method, seed) for seed in args.seeds for method in args.methods}
         for done in as_completed(jobs):
+            method, seed = jobs[done]
             try:
-                found[jobs[done]].append(done.result())
+                found[method][seed] = done.result()
             except UserError as error:
-                failed.append(f"{jobs[done]}: {error}")
+                failed.append(f"{method}: {error}")
                 continue
             yield {method: scores for method, scores in found.items() if scores}
     if failed:
@@ -296,9 +297,10 @@ def with_noisy(scores: Scores) -> NDArray[np.float64]:
     return np.column_stack([scores.values, scores.values[:, 1:].mean(1)])
 
 
-def pooled(seeds: Sequence[Scores]) -> Scores:
+def pooled(by_seed: Mapping[int, Scores]) -> Scores:
     """Each sample once, its values, the noisy mean with them, averaged over the seeds that have it: the seeds of a
     classifier have test images of their own."""
+    seeds = list(by_seed.values())
     group_of = {name: group for one in seeds for name, group in zip(one.samples, one.groups, strict=True)}
     row_of = {name: row for row, name in enumerate(group_of)}
     sums = np.zeros((len(row_of), seeds[0].values.shape[1] + 1))
@@ -322,31 +324,34 @@ def interval(values: NDArray[np.float64], groups: Sequence[str]) -> tuple[NDArra
     return low, high
 
 
-def summary(seeds: Sequence[Scores], together: Scores) -> NDArray[np.float64]:
+def summary(by_seed: Mapping[int, Scores]) -> NDArray[np.float64]:
     """(levels + 1, 5): of each level and of the mean of the noisy ones the mean over the seeds in percent, low and high
-    end of its interval, least and largest seed. together: the seeds, `pooled`."""
-    per_seed = np.array([np.nanmean(with_noisy(one), 0) for one in seeds])
+    end of its interval, least and largest seed."""
+    per_seed = np.array([np.nanmean(with_noisy(one), 0) for one in by_seed.values()])
+    together = pooled(by_seed)
     low, high = interval(together.values, together.groups)
     return np.stack([per_seed.mean(0), low, high, per_seed.min(0), per_seed.max(0)], 1)
 
 
-def difference(own: Scores, other: Scores) -> NDArray[np.float64]:
-    """(levels + 1, 3): by how much a method is above another on the samples that both have, in the mean over the seeds,
-    and the interval of that. own, other: the seeds of each, `pooled`."""
+def difference(by_seed: Mapping[int, Scores], reference: Mapping[int, Scores]) -> NDArray[np.float64]:
+    """(levels + 1, 3): by how much a method is above another in the mean over the seeds that both have, on the samples
+    that both have, and the interval of that; NaN where they have no seed in common."""
+    both = by_seed.keys() & reference.keys()
+    if not both:
+        levels = next(iter(by_seed.values())).values.shape[1]
+        return np.full((levels + 1, 3), np.nan)
+    own, other = (pooled({seed: each[seed] for seed in both}) for each in (by_seed, reference))
     row_of = {name: row for row, name in enumerate(other.samples)}
     shared = [row for row, name in enumerate(own.samples) if name in row_of]
-    if not shared:
-        return np.full((own.values.shape[1], 3), np.nan)
     apart = own.values[shared] - other.values[[row_of[own.samples[row]] for row in shared]]
     low, high = interval(apart, [own.groups[row] for row in shared])
     return np.stack([np.nanmean(apart, 0), low, high], 1)
 
 
-def write(args: argparse.Namespace, scores: dict[str, list[Scores]]) -> None:
-    together = {method: pooled(each) for method, each in scores.items()}
-    found = {method: summary(each, together[method]) for method, each in scores.items()}
-    reference = together.get(args.against)
-    apart = {method: difference(each, reference) for method, each in together.items() if reference}
+def write(args: argparse.Namespace, scores: dict[str, dict[int, Scores]]) -> None:
+    found = {method: summary(by_seed) for method, by_seed in scores.items()}
+    reference = scores.get(args.against)
+    apart = {method: difference(by_seed, reference) for method, by_seed in scores.items() if reference}
     titles = [*(f"{level:g}" for level in [0.0, *args.noise]), "mean of noisy"]
     with replacing(args.output / "compare.csv") as path, path.open("w", newline="") as file:
         writer = csv.writer(file)
@@ -362,7 +367,8 @@ def write(args: argparse.Namespace, scores: dict[str, list[Scores]]) -> None:
         cells = [f"{row[0]:.1f} ({row[1]:.1f}-{row[2]:.1f})" for row in rows]
         if apart:
             mean, low, high = apart[method][-1]
-            cells.append("" if method == args.against else f"{mean:+.1f} ({low:+.1f} to {high:+.1f})")
+            blank = method == args.against or np.isnan(mean)
+            cells.append("" if blank else f"{mean:+.1f} ({low:+.1f} to {high:+.1f})")
         lines.append("| " + " | ".join([method, str(len(scores[method])), *cells]) + " |")
     with replacing(args.output / "compare.md") as path:
         path.write_text("\n".join(lines) + "\n")

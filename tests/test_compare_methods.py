@@ -49,8 +49,8 @@ def test_the_mean_is_over_seeds_and_the_interval_over_cases(script: ModuleType) 
     first = np.column_stack([each + 4, each, each - 20])
     second = first + np.array([2.0, 2.0, 2.0])
     second[0, 0] = first[0, 0] = np.nan
-    seeds = [script.Scores(first, samples, groups), script.Scores(second, samples, groups)]
-    found = script.summary(seeds, script.pooled(seeds))
+    seeds = {1: script.Scores(first, samples, groups), 2: script.Scores(second, samples, groups)}
+    found = script.summary(seeds)
     assert found.shape == (4, 5) and np.isfinite(found).all()
     mean, low, high, least, largest = found[-1]
     assert mean == pytest.approx(each.mean() - 10 + 1)
@@ -58,23 +58,25 @@ def test_the_mean_is_over_seeds_and_the_interval_over_cases(script: ModuleType) 
     half = 1.96 * each[::3].std() / np.sqrt(30)
     assert (mean - low, high - mean) == pytest.approx((half, half), rel=0.1)
     # Two methods on the same cases: what the cases have in common does not blur how far they are apart.
-    better = [script.Scores(one.values + np.where(np.arange(90) % 6 < 3, 1.0, 3.0)[:, None], samples, groups)
-              for one in seeds]  # fmt: skip
-    above, low, high = script.difference(script.pooled(better), script.pooled(seeds))[-1]
+    better = {seed: script.Scores(one.values + np.where(np.arange(90) % 6 < 3, 1.0, 3.0)[:, None], samples, groups)
+              for seed, one in seeds.items()}  # fmt: skip
+    above, low, high = script.difference(better, seeds)[-1]
     assert above == pytest.approx(2.0)
     assert (above - low, high - above) == pytest.approx((1.96 / np.sqrt(30),) * 2, rel=0.1)
+    # A run that is missing does not shift the comparison: only seeds that both have are compared.
+    assert script.difference({2: better[2]}, seeds)[-1, 0] == pytest.approx(2.0)
+    assert np.isnan(script.difference({3: better[2]}, seeds)).all()
 
 
 def test_seeds_with_other_images_are_not_mixed_up(script: ModuleType, tmp_path: Path) -> None:
     """Each seed of a classifier has a test split of its own: an image's values are its own, whatever its place."""
     first = script.Scores(np.array([[100.0, 100.0], [0.0, 0.0]]), ["a", "b"], ["A", "B"])
     second = script.Scores(np.array([[100.0, 0.0], [100.0, 100.0]]), ["c", "a"], ["C", "A"])
-    found = script.pooled([first, second])
+    found = script.pooled({1: first, 2: second})
     assert dict(zip(found.samples, found.values.tolist(), strict=True)) == {
         "a": [100.0, 100.0, 100.0], "b": [0.0, 0.0, 0.0], "c": [100.0, 0.0, 0.0]}  # fmt: skip
     assert found.groups == ["A", "B", "C"]
-    apart = script.difference(script.pooled([first]), script.pooled([second]))
-    assert apart[:, 0].tolist() == [0.0, 0.0, 0.0], "on what both have"
+    assert script.difference({1: first}, {1: second})[:, 0].tolist() == [0.0, 0.0, 0.0], "on what both have"
     (tmp_path / "images.csv").write_text("file,group,attack,noise,right\na,A,pgd,0,1\na,A,pgd,2,0\nb,,pgd,0,1\n"
                                          "b,,pgd,2,1\nb,,fgsm,2,0\n")  # fmt: skip
     read = script.read_images(tmp_path / "images.csv", [0.0, 2.0])
