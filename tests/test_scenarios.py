@@ -82,10 +82,10 @@ def _plan(workspace: Workspace, dataset: str) -> None:
     )  # fmt: skip
 
 
-def _train(workspace: Workspace, dataset: str) -> None:
+def _train(workspace: Workspace, dataset: str, *flags: str) -> None:
     workspace.run(
         "nnUNetv2_train", dataset, "2d", "0", "-tr", "nnUNetTrainerIMA", "-p", "nnUNetPlansIMA", "-device", "cpu",
-        nnUNet_extTrainer=str(DISCOVERY),
+        *flags, nnUNet_extTrainer=str(DISCOVERY),
     )  # fmt: skip
 
 
@@ -102,7 +102,8 @@ def test_a_label_scenario_from_planning_to_evaluation(workspace: Workspace, scen
     _train(workspace, scenario.dataset)
     fold = workspace.folder / "results" / scenario.dataset / MODEL / "fold_0"
     reference = _references(workspace, scenario.dataset)
-    _check_margins(fold, reference)
+    store = _check_margins(fold, reference)
+    _check_resume(workspace, scenario, fold, store)
     workspace.run(
         "nnunet-ima-eval", "--noise", "1", "-d", scenario.dataset, "-device", "cpu", "--steps", "2",
         "--slices", "foreground",
@@ -110,7 +111,7 @@ def test_a_label_scenario_from_planning_to_evaluation(workspace: Workspace, scen
     _check_counts(fold, scenario, reference)
 
 
-def _check_margins(fold: Path, reference: Callable[[str], NDArray[Any]]) -> None:
+def _check_margins(fold: Path, reference: Callable[[str], NDArray[Any]]) -> dict[str, Any]:
     """Margins for exactly the slices with foreground; some have moved."""
     store: dict[str, Any] = torch.load(fold / "checkpoint_final.pth", weights_only=False)["ima"]["store"]
     cases = {case for case, _ in store["ids"]}
@@ -122,6 +123,19 @@ def _check_margins(fold: Path, reference: Callable[[str], NDArray[Any]]) -> None
     ]
     assert len(cases) == CASES - 1 and store["ids"] == expected
     assert store["visits"].any()
+    return store
+
+
+def _check_resume(workspace: Workspace, scenario: Scenario, fold: Path, store: dict[str, Any]) -> None:
+    """A third epoch with --c, in which no slice is correct: the margins are exactly those of the checkpoint."""
+    file = workspace.folder / "preprocessed" / scenario.dataset / "nnUNetPlansIMA.json"
+    plans = json.loads(file.read_text())
+    file.write_text(json.dumps(plans | {"ima": plans["ima"] | {"epochs": 3, "threshold": 1}}))
+    (fold / "checkpoint_final.pth").rename(fold / "checkpoint_latest.pth")
+    _train(workspace, scenario.dataset, "--c")
+    after = torch.load(fold / "checkpoint_final.pth", weights_only=False)
+    assert after["current_epoch"] == 3
+    assert torch.equal(after["ima"]["store"]["margins"], store["margins"])
 
 
 def _check_counts(fold: Path, scenario: Scenario, reference: Callable[[str], NDArray[Any]]) -> None:
@@ -135,7 +149,7 @@ def _check_counts(fold: Path, scenario: Scenario, reference: Callable[[str], NDA
         assert int(row["tp"]) + int(row["fn"]) == positive
         assert int(row["fp"]) <= (labels != IGNORE).sum() - positive if scenario.ignore else True
     margins = list(csv.DictReader((fold / "margins.csv").open()))
-    assert [row["epoch"] for row in margins] == ["0", "1"]
+    assert [row["epoch"] for row in margins] == ["0", "1", "2"]
 
 
 @pytest.mark.slow
