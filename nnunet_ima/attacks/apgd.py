@@ -8,9 +8,9 @@ from torch import Tensor
 
 from nnunet_ima.attacks import ball
 from nnunet_ima.attacks.ball import Generators, Norm
-from nnunet_ima.attacks.frozen import Model, frozen, input_gradient
+from nnunet_ima.attacks.frozen import Model, frozen, input_gradient, steady
 from nnunet_ima.attacks.objective import CrossEntropy, Objective
-from nnunet_ima.attacks.worst import Worst, scores
+from nnunet_ima.attacks.worst import Worst, scores, still_rising
 
 MOMENTUM = 0.75
 PROGRESS = 0.75
@@ -66,7 +66,7 @@ def apgd(
             point[active] = phase.peak
             if factor == 1.0:
                 worst.update(active, seen.point, seen.score)
-                active = active[worst.score[active, 0] < objective.worst]
+                active = active[still_rising(worst.score[active], objective)]
     return torch.where(ball.broadcast(radius > 0, x), worst.point, x)
 
 
@@ -145,16 +145,16 @@ class _Phase:
 
     def _look(
         self, point: Tensor, active: Tensor, progress: float, at_end: bool, seen: Worst | None
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Direction of ascent and loss at the active points, and which of them go on."""
+    ) -> tuple[Tensor, Tensor, Tensor | slice]:
+        """Direction of ascent and loss at the active points, and which of them go on, as an index."""
         iterate = point[active].requires_grad_(not at_end)
-        logits = self.model(iterate)
+        logits = steady(self.model(iterate))
         loss = self.objective.at(progress).loss(logits, self.y[active])
-        going = torch.ones_like(active, dtype=torch.bool)
+        going: Tensor | slice = slice(None)
         if seen is not None:
             score = scores(self.objective, logits, self.y[active], loss)
             seen.update(active, iterate.detach(), score)
-            going = score[:, 0] < self.objective.worst
+            going = still_rising(score, self.objective)
         if at_end:
             return torch.zeros_like(iterate), loss.detach().float(), going
         gradient = input_gradient(loss, iterate, self.y[active])

@@ -18,7 +18,9 @@ def check_norm(norm: str) -> None:
 
 def per_sample(value: float | Tensor, x: Tensor, name: str) -> Tensor:
     """One non-negative float32 number per sample of `x`, shape (N,), from a number or a tensor of shape (N,)."""
-    numbers = torch.as_tensor(value, dtype=torch.float32, device=x.device)
+    if not isinstance(value, Tensor):
+        value = torch.full((), value, device=x.device)
+    numbers = value.to(x.device, torch.float32)
     if numbers.ndim == 0:
         numbers = numbers.expand(len(x))
     if numbers.shape != (len(x),):
