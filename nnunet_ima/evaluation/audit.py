@@ -190,10 +190,8 @@ class _Auditor:
             gradient = input_gradient(objective.loss(self.target.network(point), y), point, y).float()
         unit, step = ball.direction(gradient, "l2"), 2e-3 * self.level * (1 if self.settings.norm == "l2" else 10)
         with torch.no_grad():
-            ahead, behind = (
-                objective.loss(self.target.network(x + sign * step * unit), y).double() for sign in (0.5, -0.5)
-            )
-        return gradient, ((ahead - behind) * y[0].numel() / step).float()
+            ahead, behind = (objective.loss(self.target.network(x + sign * step * unit), y) for sign in (0.5, -0.5))
+        return gradient, (ahead - behind) * y[0].numel() / step
 
     def effort(self) -> list[Check]:
         """More steps, and more random starts, change little; nor does the scale of the logits matter."""

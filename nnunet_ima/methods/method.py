@@ -174,7 +174,7 @@ class Method:
     def can_break(self, batch: Batch) -> Tensor:
         """Which samples can be right or wrong at all, bool (N,): a slice without foreground in its reference is
         neither, it has a loss only."""
-        return torch.tensor([sample in self.breakable for sample in batch.ids], device=batch.x.device)
+        return to_device(torch.tensor([sample in self.breakable for sample in batch.ids]), batch)
 
     def loss(self, batch: Batch) -> Tensor:
         """Attack the batch, note what that showed, and return the loss of the step."""
@@ -252,3 +252,14 @@ def settings_of(method: type[Method]) -> list[str]:
 def rows_where(mask: Tensor) -> Tensor:
     """Indices of the True entries, (M,)."""
     return torch.nonzero(mask).squeeze(1)
+
+
+def to_device(numbers: Tensor, batch: Batch) -> Tensor:
+    """A small tensor of the host beside the images of the batch; the host does not wait for the device."""
+    return numbers.to(batch.x.device, non_blocking=True)
+
+
+def to_host(*columns: Tensor) -> list[Tensor]:
+    """Numbers (N,) per sample, float64 on the host, where margins are: in one transfer, for the host waits for each.
+    A device need not have float64."""
+    return list(torch.stack([column.float() for column in columns]).cpu().double())

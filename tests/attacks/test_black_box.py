@@ -88,7 +88,7 @@ def test_square_asks_once_per_step_and_stops_where_nothing_is_left() -> None:
 def test_bumps_have_norm_one_and_two_signs(side: int) -> None:
     bumps = _bumps(torch.tensor([0, 1]), side, torch.empty(0))
     assert bumps.shape == (2, 1, side, side) and bumps.flatten(1).norm(dim=1).tolist() == pytest.approx([1, 1])
-    assert side == 1 or (bumps.amin((1, 2, 3)) < 0).all() and (bumps.amax((1, 2, 3)) > 0).all()
+    assert side == 1 or ((bumps.amin((1, 2, 3)) < 0).all() and (bumps.amax((1, 2, 3)) > 0).all())
     torch.testing.assert_close(bumps[1, 0], bumps[0, 0].T)
 
 
