@@ -36,7 +36,8 @@ def _pgd(steps: int, norm: Norm, model: Classifier, x: Tensor, y: Tensor, level:
     """PGD on cross-entropy, then on the margin loss for the images that are still right (methods: Sec. 4.3): broken if
     either breaks it."""
     first = pgd(model, x, y, level, norm=norm, steps=steps, bounds=BOUNDS, generator=draws)
-    with torch.no_grad():
+    # In float32, as the answers are counted: an image that is broken in bfloat16 only still holds.
+    with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
         held = torch.nonzero(model(first).argmax(1) == y).squeeze(1)
     second = first.clone()
     if len(held):

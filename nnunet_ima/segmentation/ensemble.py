@@ -27,6 +27,12 @@ class _PixelObjective(SegmentationObjective):
         truth = torch.cat([~reference.any(1, keepdim=True), reference], 1)
         return logits.log_softmax(1)[:, None], truth[:, None], valid
 
+    def tracked(self, logits: Tensor, y: Tensor, loss: Tensor) -> Tensor:
+        """Plain cross-entropy (N,), as in SEA: a masked loss falls whenever a pixel flips, so that judged by it the
+        best point would be the one just before."""
+        log_probability, truth, valid = self._answers(logits, y)
+        return _mean(-(log_probability * truth).sum(2), valid)
+
 
 def _mean(pixel: Tensor, weight: Tensor) -> Tensor:
     """Sum of (N, questions, H, W) with weights of that shape over the number of pixels, (N,)."""
