@@ -27,6 +27,15 @@ class _PixelObjective(SegmentationObjective):
         truth = torch.cat([~reference.any(1, keepdim=True), reference], 1)
         return logits.log_softmax(1)[:, None], truth[:, None], valid
 
+
+def _mean(pixel: Tensor, weight: Tensor) -> Tensor:
+    """Sum of (N, questions, H, W) with weights of that shape over the number of pixels, (N,)."""
+    return (pixel * weight).flatten(1).sum(1) / pixel[0].numel()
+
+
+class _Masked(_PixelObjective):
+    """Losses of the pixels that are still right."""
+
     def tracked(self, logits: Tensor, y: Tensor, loss: Tensor) -> Tensor:
         """Plain cross-entropy (N,), as in SEA: a masked loss falls whenever a pixel flips, so that judged by it the
         best point would be the one just before."""
@@ -34,12 +43,7 @@ class _PixelObjective(SegmentationObjective):
         return _mean(-(log_probability * truth).sum(2), valid)
 
 
-def _mean(pixel: Tensor, weight: Tensor) -> Tensor:
-    """Sum of (N, questions, H, W) with weights of that shape over the number of pixels, (N,)."""
-    return (pixel * weight).flatten(1).sum(1) / pixel[0].numel()
-
-
-class MaskedCrossEntropy(_PixelObjective):
+class MaskedCrossEntropy(_Masked):
     """Cross-entropy of the pixels that are still right."""
 
     def loss(self, logits: Tensor, y: Tensor) -> Tensor:
@@ -49,7 +53,7 @@ class MaskedCrossEntropy(_PixelObjective):
         return _mean(-(log_probability * truth).sum(2), right & valid)
 
 
-class BalancedMaskedCrossEntropy(_PixelObjective):
+class BalancedMaskedCrossEntropy(_Masked):
     """Cross-entropy of the pixels that are still right, each class of the reference with the same total weight."""
 
     def loss(self, logits: Tensor, y: Tensor) -> Tensor:

@@ -122,3 +122,27 @@ def test_while_every_step_is_progress_no_step_is_halved() -> None:
     apgd(model, x, y, 1.0, objective=Alternating(-1.0), steps=10, random_start=False)
     # Without progress it goes back to where it began after two steps of ten, with half the step.
     assert seen[:4] == pytest.approx([0.0, 1.0, -0.25, 0.75])
+
+
+class Peak(Objective):
+    """On a line: the loss rises to the right, the sample is worst at the start."""
+
+    def loss(self, logits: Tensor, y: Tensor) -> Tensor:
+        return logits[:, 0]
+
+    def badness(self, logits: Tensor, y: Tensor) -> Tensor:
+        return -logits[:, 0].abs()
+
+
+def test_a_smaller_radius_starts_at_the_worst_point_of_the_larger_one() -> None:
+    seen: list[float] = []
+
+    def model(x: Tensor) -> Tensor:
+        seen.append(x.item())
+        return x
+
+    x, y = torch.zeros(1, 1), torch.zeros(1, dtype=torch.long)
+    found = apgd(model, x, y, 1.0, objective=Peak(), steps=6, schedule=((2.0, 0.5), (1.0, 0.5)), random_start=False)
+    assert seen[:2] == [0.0, 2.0] and max(seen) == 2.0
+    assert seen[4] == 0.0
+    assert found.item() == 0.0
