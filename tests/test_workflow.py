@@ -17,7 +17,13 @@ import torch
 
 from nnunet_ima.cli.eval import evaluate
 from nnunet_ima.errors import UserError
+from nnunet_ima.evaluation.journal import file_digest
 from nnunet_ima.evaluation.metrics import average_dice_index, total_voxel_dice_index
+from nnunet_ima.evaluation.models import find_models
+from nnunet_ima.evaluation.noises import Settings
+from nnunet_ima.evaluation.robustness import Sweep
+from nnunet_ima.evaluation.running import Choice, open_journal, prepare
+from nnunet_ima.evaluation.running import evaluate as evaluate_one
 from nnunet_ima.segmentation.finding import DISCOVERY
 from tests.conftest import DATASET, IMA, PLAIN, Workspace, train
 
@@ -300,3 +306,35 @@ def test_there_must_be_a_model_to_transfer_from(ready: Workspace, tmp_path: Path
         tmp_path, "--noise", "2", "--steps", "2", "--attack", "pgd,transfer", "--transfer-from", "nnUNetTrainerPlain"
     )
     assert "transfer" in content["models"][0]["others"]
+
+
+def test_noise_of_a_surrogate_trained_anew_is_made_anew(ready: Workspace, tmp_path: Path) -> None:
+    """Its name stays, its network does not: what was transferred differs, and all else is taken from the journal."""
+    model, surrogate = find_models(ready.results.parent, DATASET, trainers=["nnUNetTrainerIMA", "nnUNetTrainerPlain"])
+    choice = Choice((2.0,), ("pgd", "transfer"), settings=Settings(steps=3))
+
+    def run() -> tuple[dict[str, Any], Sweep, list[str]]:
+        subject = prepare(model, choice, ready.preprocessed.parent, torch.device("cpu"), surrogate)
+        summary, found = evaluate_one(subject, choice, open_journal(subject, choice, tmp_path, False))
+        return summary, found, (tmp_path / "journal" / "rank0.jsonl").read_text().splitlines()
+
+    summary, found, lines = run()
+    before = surrogate.checkpoint_file.read_bytes()
+    state = torch.load(surrogate.checkpoint_file, weights_only=False)
+    generator = torch.Generator().manual_seed(0)
+    for weight in state["network_weights"].values():
+        weight += 0.3 * weight.std(correction=0) * torch.randn(weight.shape, generator=generator)
+    try:
+        torch.save(state, surrogate.checkpoint_file)
+        second, again, more = run()
+        assert second["transfer_from"]["checkpoint_sha256"] == file_digest(surrogate.checkpoint_file)
+    finally:
+        surrogate.checkpoint_file.write_bytes(before)
+    assert summary["transfer_from"]["checkpoint_sha256"] == file_digest(surrogate.checkpoint_file)
+    assert {name: summary["transfer_from"][name] for name in ("trainer", "plans", "fold")} == {
+        "trainer": "nnUNetTrainerPlain", "plans": "nnUNetPlansIMA", "fold": "0",
+    }  # fmt: skip
+    assert {json.loads(line)["noise"].split()[0] for line in more[len(lines) :]} == {"transfer"}
+    for name, one in found.found.items():
+        same = (again.found[name].counts == one.counts).all((1, 2, 3)).tolist()
+        assert same == [True, name != "transfer"], name

@@ -181,7 +181,7 @@ def _evaluate_one(model: Any, surrogate: Any, preprocessed: Path | None, device:
     """(subject, summary, sweep, pictures, margins) of a model, its own files written; None on ranks other than 0."""
     from nnunet_ima.evaluation.audit import audit
     from nnunet_ima.evaluation.pictures import margins_picture, pictures
-    from nnunet_ima.evaluation.running import evaluate, open_journal, prepare
+    from nnunet_ima.evaluation.running import evaluate, open_journal, plan, prepare
     from nnunet_ima.evaluation.volumes import KeptNoise, predict_volumes
     from nnunet_ima.segmentation.ranks import rank
 
@@ -190,8 +190,9 @@ def _evaluate_one(model: Any, surrogate: Any, preprocessed: Path | None, device:
     if rank() == 0:
         print(f"{model}: {len(subject.slices)} slices of {len(subject.cases.names)} cases", flush=True)
     wanted = args.volumes or args.save_volumes
-    keep = KeptNoise(own / "journal", choice.attacks[0]) if wanted else None
-    summary, found = evaluate(subject, choice, open_journal(subject, choice, own, args.overwrite), keep)
+    journal = open_journal(subject, choice, own, args.overwrite)
+    keep = KeptNoise(journal, plan(choice, subject.settings)[0][0]) if wanted else None
+    summary, found = evaluate(subject, choice, journal, keep)
     if rank() > 0:
         return None
     if args.audit:

@@ -59,7 +59,8 @@ def audit(subject: Subject, found: Sweep, batch_size: int = 32) -> list[dict[str
     judged = [name for name in found.found if name in WHITE_BOX] or ["pgd"]
     clean = next(one for one in found.found.values() if one.noise.family == "attack")
     run = [found.found[name] for name in judged if name in found.found] or [clean]
-    dice = np.min([[slice_dice(counts) for counts in one.counts] for one in run], axis=0)
+    # A slice without a Dice is a perfect one, so that any other attack's Dice is lower.
+    dice = np.fmin.reduce([[slice_dice(counts) for counts in one.counts] for one in run])
     chosen = _chosen(found, dice[0])
     if not chosen:
         return []

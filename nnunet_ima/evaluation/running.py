@@ -4,7 +4,7 @@ import hashlib
 import os
 import platform
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
@@ -54,7 +54,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class Subject:
-    """A model with all that is needed to attack it."""
+    """A model with all that is needed to attack it. surrogate: the model that noise is transferred from."""
 
     model: TrainedModel
     predictor: Any
@@ -63,6 +63,7 @@ class Subject:
     slices: list[Slice]
     classes: list[str]
     settings: Settings
+    surrogate: TrainedModel | None = None
 
     def seeds(self, slices: Sequence[Slice]) -> list[str]:
         """What the random numbers of each slice come from."""
@@ -77,10 +78,12 @@ def join_ranks() -> None:
 
 
 def rank_device(name: str) -> torch.device:
-    """The device of this process: one GPU each."""
+    """The device of this process: one GPU each, which is the current one from now on (what asks for "cuda" gets it)."""
     if name != "cuda":
         return torch.device(name)
-    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
+    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
+    torch.cuda.set_device(device)
+    return device
 
 
 def prepare(
@@ -98,11 +101,13 @@ def prepare(
     if choice.vanish is not None:
         if choice.vanish not in classes:
             raise UserError(f"--vanish {choice.vanish}: the model has no such class, only {', '.join(classes)}.")
-        settings = Settings(**{**asdict(settings), "vanish": classes.index(choice.vanish)})
-    other = load_predictor(surrogate, device) if surrogate else None
-    if other is not None:
+        settings = replace(settings, vanish=classes.index(choice.vanish))
+    other = None
+    if surrogate is not None:
+        other = load_predictor(surrogate, device)
         _check_surrogate(model, predictor, surrogate, other)
-    return Subject(model, predictor, target_of(predictor, other), cases, slices, classes, settings)
+        settings = replace(settings, surrogate=file_digest(surrogate.checkpoint_file))
+    return Subject(model, predictor, target_of(predictor, other), cases, slices, classes, settings, surrogate)
 
 
 def _cases(model: TrainedModel, predictor: Any, choice: Choice, preprocessed: Path | None) -> tuple[Cases, list[str]]:
@@ -116,7 +121,7 @@ def _cases(model: TrainedModel, predictor: Any, choice: Choice, preprocessed: Pa
     return PreprocessedCases(preprocessed / model.dataset / identifier, names, predictor.dataset_json), names
 
 
-def _check_surrogate(model: TrainedModel, predictor: Any, surrogate: TrainedModel | None, other: Any) -> None:
+def _check_surrogate(model: TrainedModel, predictor: Any, surrogate: TrainedModel, other: Any) -> None:
     for name in ("patch_size", "normalization_schemes", "spacing"):
         ours, theirs = (str(getattr(one.configuration_manager, name)) for one in (predictor, other))
         if ours != theirs:
@@ -186,7 +191,12 @@ def evaluate(subject: Subject, choice: Choice, journal: Journal, keep: Any = Non
     configuration = subject.predictor.configuration_manager
     pixels = subject.slices[0].image.shape[0] * int(np.prod(configuration.patch_size))
     summary = summarise(subject.model, found, subject.classes, pixels, _units(subject), unit_name(configuration))
-    return summary | {"checkpoint_sha256": file_digest(subject.model.checkpoint_file)}, found
+    summary["checkpoint_sha256"] = file_digest(subject.model.checkpoint_file)
+    if subject.surrogate is not None:
+        summary["transfer_from"] = {
+            **subject.surrogate.told(), "checkpoint_sha256": subject.settings.surrogate
+        }  # fmt: skip
+    return summary, found
 
 
 def _units(subject: Subject) -> float:

@@ -37,12 +37,7 @@ def summarise(
             level[f"{key}_noise"] = percent(metric(control.counts[row])) if control else None
     rates = [FAILURE_RATE(counts) for counts in main.counts]
     return {
-        "dataset": model.dataset,
-        "trainer": model.trainer,
-        "plans": model.plans,
-        "configuration": model.configuration,
-        "fold": model.fold,
-        "checkpoint": model.checkpoint,
+        **model.told(),
         "classes": list(classes),
         "cases": len(set(cases)),
         "slices": len(found.slices),
@@ -106,11 +101,14 @@ def _others(
 
 
 def worst_of(attacks: Sequence[Found]) -> Found:
-    """Per slice and level what the attack left that left the lowest Dice: a slice is as robust as its worst attack."""
-    dice = np.stack([per_slice_dice(one) for one in attacks])
-    chosen = np.argmin(np.nan_to_num(dice, nan=0.0), axis=0)
+    """Per slice and level what the attack left that left the lowest Dice, of equal ones most wrong pixels: a slice is
+    as robust as its worst attack."""
+    counts = np.stack([one.counts for one in attacks])
+    # No Dice means that there was nothing to find and nothing was found: no attack does better.
+    dice = np.nan_to_num(np.stack([per_slice_dice(one) for one in attacks]), nan=np.inf)
+    chosen = np.lexsort((-counts[..., 1:].sum((-2, -1)), dice), axis=0)[0]
     rows, columns = np.indices(chosen.shape)
-    counts = np.stack([one.counts for one in attacks])[chosen, rows, columns]
+    counts = counts[chosen, rows, columns]
     norms = np.stack([one.norms for one in attacks])[chosen, rows, columns]
     noise = replace(attacks[0].noise, name=WORST)
     return Found(noise, attacks[0].levels, counts, norms)

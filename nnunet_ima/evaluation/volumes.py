@@ -20,6 +20,7 @@ from tqdm import tqdm
 from nnunet_ima.errors import UserError
 from nnunet_ima.evaluation.cases import Cases
 from nnunet_ima.evaluation.intensities import original_units
+from nnunet_ima.evaluation.journal import Journal, digest
 from nnunet_ima.evaluation.metrics import mean_dice
 from nnunet_ima.evaluation.noises import Noise
 from nnunet_ima.evaluation.robustness import Sweep
@@ -33,13 +34,15 @@ Array = NDArray[np.float32]
 
 
 class KeptNoise:
-    """The perturbations of one attack on disk, one file per level and batch, until the volumes are made of them."""
+    """The perturbations of one attack on disk, beside the journal, one file per level and batch, until the volumes are
+    made of them. Those that an interrupted run of another model or with other settings has left are not touched."""
 
-    def __init__(self, folder: Path, attack: str) -> None:
-        self.folder, self.attack = folder / "noise", attack
+    def __init__(self, journal: Journal, attack: Noise) -> None:
+        self.folder, self.attack = journal.folder / "noise", attack.name
+        self._prefix = f"{attack.name}_{digest([journal.identity, attack.settings])}"
 
     def _file(self, level: float, batch: int) -> Path:
-        return self.folder / f"{self.attack}_{level:g}_{batch}.npz"
+        return self.folder / f"{self._prefix}_{level:g}_{batch}.npz"
 
     def wants(self, noise: Noise, level: float, batch: int) -> bool:
         return noise.name == self.attack and level > 0 and not self._file(level, batch).is_file()
@@ -53,7 +56,7 @@ class KeptNoise:
     def of_case(self, case: str, level: float) -> dict[int, Array]:
         """The perturbation (C, H, W) of each attacked slice of a case, padded as the slice was."""
         found: dict[int, Array] = {}
-        for file in self.folder.glob(f"{self.attack}_{level:g}_*.npz"):
+        for file in self.folder.glob(f"{self._prefix}_{level:g}_*.npz"):
             with np.load(file) as content:
                 for row in np.flatnonzero(content["cases"] == case):
                     found[int(content["numbers"][row])] = content["delta"][row]
