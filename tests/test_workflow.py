@@ -22,8 +22,9 @@ from nnunet_ima.evaluation.metrics import average_dice_index, total_voxel_dice_i
 from nnunet_ima.evaluation.models import find_models
 from nnunet_ima.evaluation.noises import Settings
 from nnunet_ima.evaluation.robustness import Sweep
-from nnunet_ima.evaluation.running import Choice, open_journal, prepare
+from nnunet_ima.evaluation.running import Choice, open_journal, plan, prepare
 from nnunet_ima.evaluation.running import evaluate as evaluate_one
+from nnunet_ima.evaluation.volumes import KeptNoise, predict_volumes
 from nnunet_ima.segmentation.finding import DISCOVERY
 from tests.conftest import DATASET, IMA, PLAIN, Workspace, train
 
@@ -292,6 +293,35 @@ def test_whole_volumes_without_noise_are_nnunets_validation(ready: Workspace, tm
     assert 0.5 < np.median(norms) < 1.2
     assert (folder / "noise_3" / f"{case}.nii.gz").is_file()
     assert not (folder.parent / "journal" / "noise").exists()
+
+
+@pytest.mark.parametrize("padding", [False, True])
+def test_the_norm_of_slices_csv_is_that_of_the_saved_noise(
+    ready: Workspace, raw: tuple[Path, Path], tmp_path: Path, padding: bool
+) -> None:
+    """Of a case smaller than the patch: all of the noise lies on the image, unless it is wanted on the padding, too."""
+    for folder in raw:
+        first, *others = sorted(folder.iterdir())
+        for file in others:
+            file.unlink()
+        nibabel.save(nibabel.load(first).slicer[10:50, 6:57], first)
+    case = first.name[:-7]
+    choice = Choice((3.0,), settings=Settings(steps=2), images=raw[0], references=raw[1], noise_on_padding=padding)
+    model = find_models(ready.results.parent, DATASET, trainers=["nnUNetTrainerIMA"])[0]
+    subject = prepare(model, choice, None, torch.device("cpu"))
+    journal = open_journal(subject, choice, tmp_path, False)
+    keep = KeptNoise(journal, plan(choice, subject.settings)[0][0])
+    summary, found = evaluate_one(subject, choice, journal, keep)
+    predict_volumes(subject, found, keep, tmp_path / "volumes", save=True)
+    noisy = nibabel.load(tmp_path / "volumes" / "noise_3" / "images" / f"{case}_0000.nii.gz").get_fdata()
+    change = noisy - nibabel.load(raw[0] / f"{case}_0000.nii.gz").get_fdata()
+    level = summary["levels"][1]
+    saved = np.sqrt((change**2).sum((0, 1))) / (level["rms_in_units"] / level["rms_per_pixel"])
+    norms = found.found["pgd"].norms[1]
+    assert change.shape[:2] == (40, 51) and len(norms) == summary["slices"] > 3
+    assert level["rms_per_pixel"] == pytest.approx(3 / np.sqrt(64 * 64 if padding else 40 * 51))
+    share = [float(saved[number] / norm) for (_, number), norm in zip(found.slices, norms, strict=True)]
+    assert max(share) < 0.9 if padding else share == pytest.approx([1] * len(share), rel=1e-3)
 
 
 def test_classes_that_do_not_exist_cannot_vanish(ready: Workspace, tmp_path: Path) -> None:

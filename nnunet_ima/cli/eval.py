@@ -77,6 +77,9 @@ def _add_noises(group: Any) -> None:
     group.add_argument("--transfer-from", metavar="TRAINER",
                        help="[OPTIONAL] the model whose noise --attack transfer uses; default: another of those "
                        "compared")  # fmt: skip
+    group.add_argument("--noise-on-padding", action="store_true",
+                       help="[OPTIONAL] attack the zeros, too, that pad slices smaller than the patch, as the authors' "
+                       "code does: for figures beside those of the paper; default: the image's own pixels")  # fmt: skip
     group.add_argument("--seed", type=int, default=0, help="[OPTIONAL] of all random numbers; default: 0")
 
 
@@ -212,7 +215,7 @@ def _choice(args: argparse.Namespace) -> Any:
     settings = replace(Settings(), **{name: getattr(args, name) for name in names})
     return Choice(
         tuple(args.noise), args.attack, args.corruptions, settings, args.cases, args.slices, args.batch_size,
-        args.vanish, args.i, args.gt,
+        args.vanish, args.i, args.gt, args.noise_on_padding,
     )  # fmt: skip
 
 

@@ -33,7 +33,8 @@ UNIT_CASES = 5
 @dataclass(frozen=True)
 class Choice:
     """What is evaluated. attacks: the first is the main one; vanish: name of a class; images, references: folders of
-    other cases than the held-out ones."""
+    other cases than the held-out ones; noise_on_padding: slices are padded to the patch before they are attacked, not
+    after it."""
 
     levels: tuple[float, ...]
     attacks: tuple[str, ...] = ("pgd",)
@@ -45,6 +46,7 @@ class Choice:
     vanish: str | None = None
     images: Path | None = None
     references: Path | None = None
+    noise_on_padding: bool = False
 
     def told(self) -> dict[str, Any]:
         """As JSON, for who wants to repeat it."""
@@ -93,7 +95,7 @@ def prepare(
     """Load the model and its slices. UserError where nothing qualifies, or the surrogate does not fit."""
     predictor = load_predictor(model, device)
     cases, names = _cases(model, predictor, choice, preprocessed)
-    slices = list(load_slices(predictor, cases, names, choice.slices))
+    slices = list(load_slices(predictor, cases, names, choice.slices, choice.noise_on_padding))
     if not slices:
         raise UserError(f"{model}: no slice of the {len(names)} cases qualifies; choose others with --slices, --cases.")
     classes = class_names(predictor)
@@ -164,6 +166,7 @@ def open_journal(subject: Subject, choice: Choice, folder: Path, overwrite: bool
     identity = {
         "model": file_digest(subject.model.checkpoint_file)[:12],
         "slices": f"{len(subject.slices)} ({_slices_digest(subject.slices)})",
+        "noise on": "padding, too" if choice.noise_on_padding else "the image",
         "batch size": str(choice.batch_size),
         "seed": str(choice.settings.seed),
         "device": next(subject.predictor.network.parameters()).device.type,
@@ -189,7 +192,7 @@ def evaluate(subject: Subject, choice: Choice, journal: Journal, keep: Any = Non
     noises = plan(choice, subject.settings)
     found = sweep(subject.target, subject.slices, noises, choice.batch_size, choice.settings.seed, journal, keep)
     configuration = subject.predictor.configuration_manager
-    pixels = subject.slices[0].image.shape[0] * int(np.prod(configuration.patch_size))
+    pixels = float(np.median([item.image.numel() for item in subject.slices]))
     summary = summarise(subject.model, found, subject.classes, pixels, _units(subject), unit_name(configuration))
     summary["checkpoint_sha256"] = file_digest(subject.model.checkpoint_file)
     if subject.surrogate is not None:

@@ -1,4 +1,4 @@
-"""The 2D slices of preprocessed cases, whole, padded as nnU-Net's predictor pads them."""
+"""The 2D slices of preprocessed cases, whole."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -9,12 +9,12 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
-from acvl_utils.cropping_and_padding.padding import pad_nd_image
 from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch import Tensor
 
 from nnunet_ima.errors import UserError
+from nnunet_ima.evaluation.padding import pad
 
 SliceChoice = Literal["complete", "foreground", "all"]
 SLICE_CHOICES: tuple[SliceChoice, ...] = get_args(SliceChoice)
@@ -65,14 +65,17 @@ def choose_cases(held_out: list[str], wanted: str) -> list[str]:
     return sorted(set(names))
 
 
-def load_slices(predictor: Any, dataset: Any, cases: Sequence[str], choice: SliceChoice) -> Iterator[Slice]:
+def load_slices(
+    predictor: Any, dataset: Any, cases: Sequence[str], choice: SliceChoice, padded: bool = False
+) -> Iterator[Slice]:
     """The slices of the cases that count.
 
     dataset: nnU-Net's, or whatever else has its `load_case`.
     choice: `complete`, those whose reference holds all foreground classes that occur in their case (the authors'
         rule); `foreground`, those with any; `all`.
+    padded: to at least the patch, so that noise is put on the padding, too.
     """
-    labels = predictor.label_manager
+    labels, patch = predictor.label_manager, predictor.configuration_manager.patch_size if padded else (1, 1)
     for case in cases:
         data, segmentation = (np.asarray(array[:]) for array in dataset.load_case(case)[:2])
         if not np.isfinite(data).all():
@@ -83,8 +86,8 @@ def load_slices(predictor: Any, dataset: Any, cases: Sequence[str], choice: Slic
             yield Slice(
                 case,
                 number,
-                _pad(images[:, number], predictor.configuration_manager.patch_size, 0.0),
-                _reference(torch.from_numpy(reference[:, number]), labels, predictor.configuration_manager.patch_size),
+                pad(images[:, number], patch),
+                _reference(pad(torch.from_numpy(reference[:, number]), patch, -1), labels),
             )
 
 
@@ -99,23 +102,17 @@ def _qualifying(reference: np.ndarray[Any, Any], ignore_label: int | None, choic
     return [int(number) for number in np.flatnonzero(kept)]
 
 
-def _reference(labels_map: Tensor, labels: Any, patch_size: Iterable[int]) -> Tensor:
-    """(1, H, W) label map -> padded label map, or one channel per region and the ignore mask as the last."""
-    padded = _pad(labels_map, patch_size, -1)
+def _reference(labels_map: Tensor, labels: Any) -> Tensor:
+    """(1, H, W) label map -> the same, or one channel per region and the ignore mask as the last."""
     if not labels.has_regions:
-        return padded
+        return labels_map
     regions = [
-        torch.isin(padded, torch.tensor([region] if np.isscalar(region) else list(region)).to(padded))
+        torch.isin(labels_map, torch.tensor([region] if np.isscalar(region) else list(region)).to(labels_map))
         for region in labels.foreground_regions
     ]
-    ignored = (padded < 0) if labels.ignore_label is None else (padded < 0) | (padded == labels.ignore_label)
+    outside = labels_map < 0
+    ignored = outside if labels.ignore_label is None else outside | (labels_map == labels.ignore_label)
     return torch.cat([*regions, ignored])
-
-
-def _pad(image: Tensor, patch_size: Iterable[int], value: float) -> Tensor:
-    """(C, H, W) to at least the patch size, centred, as nnU-Net's predictor pads a volume."""
-    padded: Tensor = pad_nd_image(image, tuple(patch_size), "constant", {"value": value}, False)
-    return padded
 
 
 def batches(slices: Iterable[Slice], size: int) -> list[list[Slice]]:

@@ -19,14 +19,14 @@ WORST = "worst of all"
 
 
 def summarise(
-    model: TrainedModel, found: Sweep, classes: Sequence[str], pixels: int, units: float = math.nan, unit: str = ""
+    model: TrainedModel, found: Sweep, classes: Sequence[str], pixels: float, units: float = math.nan, unit: str = ""
 ) -> dict[str, Any]:
     """All figures in percent; None stands for what is not defined. The first attack of the sweep is the main one.
 
     levels: TVDI, ADI and share of failing slices (Dice not above 60 %) per noise level under the main attack, with
         95 % intervals over cases, and under "..._noise" the same for random noise of that norm.
     others, corruptions: the same figures by the name of the noise.
-    pixels: C*H*W of the patch. units: original intensity units (`unit`) per SD, NaN where unknown.
+    pixels: C*H*W of the slices, their median. units: original intensity units (`unit`) per SD, NaN where unknown.
     """
     cases = [case for case, _ in found.slices]
     main = next(one for one in found.found.values() if one.noise.family == "attack")
@@ -56,7 +56,7 @@ def summarise(
 
 
 def _level(
-    found: Found, row: int, cases: Sequence[str], classes: Sequence[str], pixels: int, units: float
+    found: Found, row: int, cases: Sequence[str], classes: Sequence[str], pixels: float, units: float
 ) -> dict[str, Any]:
     """The figures of one noise level."""
     counts, level = found.counts[row], found.levels[row]
@@ -84,7 +84,7 @@ def _figures(counts: NDArray[np.int64], cases: Sequence[str]) -> dict[str, Any]:
 
 
 def _others(
-    found: Sweep, main: Found, cases: Sequence[str], classes: Sequence[str], pixels: int, units: float
+    found: Sweep, main: Found, cases: Sequence[str], classes: Sequence[str], pixels: float, units: float
 ) -> dict[str, Any]:
     """The other attacks, the worst of all, and random noise."""
     attacks = [one for one in found.found.values() if one.noise.family == "attack"]

@@ -10,7 +10,6 @@ import numpy as np
 import SimpleITK
 import torch
 from acvl_utils.cropping_and_padding.bounding_boxes import insert_crop_into_image
-from acvl_utils.cropping_and_padding.padding import pad_nd_image
 from nnunetv2.evaluation.evaluate_predictions import compute_metrics_on_folder, region_or_label_to_mask
 from nnunetv2.inference.export_prediction import convert_predicted_logits_to_segmentation_with_correct_shape
 from numpy.typing import NDArray
@@ -23,6 +22,7 @@ from nnunet_ima.evaluation.intensities import original_units
 from nnunet_ima.evaluation.journal import Journal, digest
 from nnunet_ima.evaluation.metrics import mean_dice
 from nnunet_ima.evaluation.noises import Noise
+from nnunet_ima.evaluation.padding import crop
 from nnunet_ima.evaluation.robustness import Sweep
 from nnunet_ima.evaluation.running import Subject
 from nnunet_ima.evaluation.slices import Slice
@@ -54,7 +54,7 @@ class KeptNoise:
                      delta=delta.numpy())  # fmt: skip
 
     def of_case(self, case: str, level: float) -> dict[int, Array]:
-        """The perturbation (C, H, W) of each attacked slice of a case, padded as the slice was."""
+        """The perturbation (C, H, W) of each attacked slice of a case, as large as the slice was."""
         found: dict[int, Array] = {}
         for file in self.folder.glob(f"{self._prefix}_{level:g}_*.npz"):
             with np.load(file) as content:
@@ -122,13 +122,12 @@ def _units(subject: Subject, case: str) -> list[float]:
     return found
 
 
-def _noise_volume(subject: Subject, shape: tuple[int, ...], noise: dict[int, Array]) -> Array:
-    """The perturbation of a whole preprocessed case, (C, Z, H, W): zero where no slice was attacked."""
+def _noise_volume(shape: tuple[int, ...], noise: dict[int, Array]) -> Array:
+    """The perturbation of a whole preprocessed case, (C, Z, H, W): zero where no slice was attacked. What was put on
+    padding is left out."""
     volume = np.zeros(shape, dtype=np.float32)
-    patch = tuple(subject.predictor.configuration_manager.patch_size)
-    _, inside = pad_nd_image(volume[:, 0], patch, "constant", {"constant_values": 0}, True)
     for number, delta in noise.items():
-        volume[:, number] = delta[tuple(inside)]
+        volume[:, number] = crop(delta, shape[2:])
     return volume
 
 
@@ -137,7 +136,7 @@ def _predict(subject: Subject, case: str, noise: dict[int, Array], folder: Path)
     predictor = subject.predictor
     data, _, _, properties = subject.cases.load_case(case)
     data = np.asarray(data[:], dtype=np.float32)
-    volume = torch.from_numpy(data + _noise_volume(subject, data.shape, noise))
+    volume = torch.from_numpy(data + _noise_volume(data.shape, noise))
     predictor.use_mirroring, before = True, predictor.use_mirroring
     try:
         logits = predictor.predict_sliding_window_return_logits(volume).cpu()
@@ -195,7 +194,7 @@ def _save_images(subject: Subject, case: str, noise: dict[int, Array], units: Se
     files = subject.cases.images(case)
     assert files is not None
     raw, _ = predictor.plans_manager.image_reader_writer_class().read_images([str(file) for file in files])
-    delta = _in_original_geometry(predictor, _noise_volume(subject, tuple(data.shape), noise), properties)
+    delta = _in_original_geometry(predictor, _noise_volume(tuple(data.shape), noise), properties)
     folder.mkdir(exist_ok=True)
     for channel, (image, change, unit) in enumerate(zip(raw, delta, units, strict=True)):
         noisy = image.astype(np.float32) + np.float32(unit) * change

@@ -31,9 +31,9 @@ class Labels:
 class Network(nn.Module):
     """Two convolutions with fixed weights; `calls` counts its forwards."""
 
-    def __init__(self) -> None:
+    def __init__(self, seed: int = 0) -> None:
         super().__init__()
-        torch.manual_seed(0)
+        torch.manual_seed(seed)
         self.layers = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.Tanh(), nn.Conv2d(4, 3, 3, padding=1))
         self.calls = 0
 
