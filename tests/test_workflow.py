@@ -1,7 +1,9 @@
 """The whole way through the commands a user types: plan, train, continue, evaluate; killed, and in two processes."""
 
 import csv
+import gc
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -24,6 +26,8 @@ from nnunet_ima.evaluation.noises import Settings
 from nnunet_ima.evaluation.robustness import Sweep
 from nnunet_ima.evaluation.running import Choice, open_journal, plan, prepare
 from nnunet_ima.evaluation.running import evaluate as evaluate_one
+from nnunet_ima.evaluation.slices import Slice
+from nnunet_ima.evaluation.tiles import TiledNetwork
 from nnunet_ima.evaluation.volumes import KeptNoise, predict_volumes
 from nnunet_ima.segmentation.finding import DISCOVERY
 from tests.conftest import DATASET, IMA, PLAIN, Workspace, train
@@ -189,6 +193,62 @@ def test_killed_at_any_moment_it_continues_and_ends_with_the_same(
     for content in (undisturbed, continued):
         content["settings"].pop("command")
     assert continued == undisturbed
+
+
+def test_only_the_slices_of_a_batch_are_in_memory(
+    ready: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def slices() -> int:
+        return sum(isinstance(found, Slice) for found in gc.get_objects())
+
+    alive: list[int] = []
+    before, forward = slices(), TiledNetwork.forward
+
+    def counting(self: TiledNetwork, x: torch.Tensor) -> torch.Tensor:
+        alive.append(slices() - before)
+        return forward(self, x)
+
+    monkeypatch.setattr(TiledNetwork, "forward", counting)
+    model = find_models(ready.results.parent, DATASET, trainers=["nnUNetTrainerIMA"])[0]
+    choice = Choice((), ("fgsm",), batch_size=3, slices="all")
+    subject = prepare(model, choice, ready.preprocessed.parent, torch.device("cpu"))
+    evaluate_one(subject, choice, open_journal(subject, choice, tmp_path, False))
+    assert len(subject.slices) > 6 and len(alive) > 4 and max(alive) == 3
+
+
+@pytest.mark.slow
+def test_many_cases_need_no_more_memory_than_few(ready: Workspace, tmp_path: Path) -> None:
+    """The command itself; peak of the resident memory of its process."""
+    peaks = []
+    for count in (2, 24):
+        images, labels = (tmp_path / str(count) / name for name in ("images", "labels"))
+        for folder in (images, labels):
+            folder.mkdir(parents=True)
+        for number in range(count):
+            large_case(images, labels, number)
+        process = subprocess.Popen(
+            [str(Path(sys.executable).with_name("nnunet-ima-eval")), *HEART, "-o", str(tmp_path / str(count) / "out"),
+             "--noise", "0", "--slices", "foreground", "-i", str(images), "-gt", str(labels), "--batch-size", "4",
+             "--attack", "fgsm"], env=ready.environment, stdout=subprocess.DEVNULL,
+        )  # fmt: skip
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        assert process.returncode == 0
+        peaks.append(usage.ru_maxrss / 1024)
+    # 22 cases more of 19 MB each, image and labels.
+    assert peaks[1] - peaks[0] < 60, peaks
+
+
+def large_case(images: Path, labels: Path, number: int, side: int = 256, depth: int = 50, marked: int = 2) -> None:
+    """A raw case of `depth` slices, of which some have both classes of the phantoms."""
+    rng = np.random.default_rng(number)
+    inside = np.zeros((side, side, depth), np.uint8)
+    for label in (1, 2):
+        inside[60 + 20 * label : 80 + 20 * label, 60:120, :marked] = label
+    image = rng.normal(100, 10, inside.shape).astype(np.float32) + 20 * inside
+    geometry = np.diag([2.0, 2.0, 8.0, 1.0])
+    nibabel.save(nibabel.Nifti1Image(image, geometry), images / f"large_{number:03d}_0000.nii.gz")
+    nibabel.save(nibabel.Nifti1Image(inside, geometry), labels / f"large_{number:03d}.nii.gz")
 
 
 @pytest.mark.slow

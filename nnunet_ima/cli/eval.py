@@ -181,7 +181,7 @@ def _folder(args: argparse.Namespace) -> Path:
 
 
 def _evaluate_one(model: Any, surrogate: Any, preprocessed: Path | None, device: Any, args: argparse.Namespace) -> Any:
-    """(subject, summary, sweep, pictures, margins) of a model, its own files written; None on ranks other than 0."""
+    """(classes, summary, sweep, pictures, margins) of a model, its own files written; None on ranks other than 0."""
     from nnunet_ima.evaluation.audit import audit
     from nnunet_ima.evaluation.pictures import margins_picture, pictures
     from nnunet_ima.evaluation.running import evaluate, open_journal, plan, prepare
@@ -202,7 +202,8 @@ def _evaluate_one(model: Any, surrogate: Any, preprocessed: Path | None, device:
         summary["audit"] = audit(subject, found, choice.batch_size)
     if keep is not None:
         summary["volumes"] = predict_volumes(subject, found, keep, own / "volumes", args.save_volumes, args.surface)
-    evaluated = (subject, summary, found, pictures(subject, found), margins_picture(model.fold_folder))
+    # Not the subject: of several models only one at a time is in memory.
+    evaluated = (subject.classes, summary, found, pictures(subject, found), margins_picture(model.fold_folder))
     _write([evaluated], own, args)
     return evaluated
 
@@ -225,14 +226,14 @@ def _write(evaluated: list[Any], folder: Path, args: argparse.Namespace) -> None
     from nnunet_ima.evaluation.report import results, write_results, write_slices
     from nnunet_ima.evaluation.running import circumstances, rank_device, repeatable
 
-    subjects, summaries, sweeps, shown, margins = zip(*evaluated, strict=True)
+    classes, summaries, sweeps, shown, margins = zip(*evaluated, strict=True)
     seconds = sum(found.seconds for found in sweeps)
     command = ["nnunet-ima-eval", *sys.argv[1:]]
     settings = repeatable(_choice(args), command)
     content = results(summaries, settings, circumstances(rank_device(args.device), seconds))
     write_results(folder, content)
     if len(evaluated) == 1:
-        write_slices(folder, sweeps[0], subjects[0].classes)
+        write_slices(folder, sweeps[0], classes[0])
     write_report(folder, content, shown, margins)
 
 

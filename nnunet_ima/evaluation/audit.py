@@ -64,8 +64,8 @@ def audit(subject: Subject, found: Sweep, batch_size: int = 32) -> list[dict[str
     chosen = _chosen(found, dice[0])
     if not chosen:
         return []
-    by_name = {(item.case, item.number): item for item in subject.slices}
-    slices = [by_name[found.slices[row]] for row in chosen]
+    by_name = {(place.case, place.number): place for place in subject.slices.places}
+    slices = subject.slices.read([by_name[found.slices[row]] for row in chosen])
     level = _level(clean.levels, dice[:, chosen])
     auditor = _Auditor(subject.target, subject.settings, slices, level, judged, batch_size)
     groups: list[Callable[[], list[Check]]] = [

@@ -1,8 +1,9 @@
 """The noise sweep: every slice under every kind of noise at every level, and what is left of the segmentation."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import groupby
 from time import perf_counter
 from typing import Any, Protocol, TypeVar
 
@@ -16,7 +17,7 @@ from nnunet_ima.attacks import ball
 from nnunet_ima.errors import UserError, is_out_of_memory
 from nnunet_ima.evaluation.journal import Journal, Key, digest
 from nnunet_ima.evaluation.noises import Noise, Target
-from nnunet_ima.evaluation.slices import Slice, batches
+from nnunet_ima.evaluation.slices import P, Placed, Slice, batches
 from nnunet_ima.evaluation.tiles import TiledNetwork
 from nnunet_ima.segmentation.ranks import dealt, gathered, rank, world_size
 
@@ -69,20 +70,22 @@ def target_of(predictor: Any, surrogate: Any = None) -> Target:
 
 def sweep(
     target: Target,
-    slices: Sequence[Slice],
+    slices: Sequence[P],
     plan: Plan,
     batch_size: int,
     seed: int = 0,
     journal: Journal | None = None,
     keep: Keep | None = None,
     progress: bool = True,
+    read: Callable[[Sequence[P]], Sequence[Any]] = list,
 ) -> Sweep:
     """Put every noise of the plan on every slice and count what the target still finds.
 
     Attacks may run in reduced precision; what they found is counted in float32. A slice's result does not depend on
     its batch mates, and a batch too large for the memory is taken in parts. What the journal holds is not computed
     again. Under torch.distributed the rest is dealt to the ranks by its cost, and all of them get the whole result.
-    keep: called with the perturbations of each batch that is computed here.
+    keep: called with the perturbations of each batch that is computed here. read: gives the slices of a batch, where
+    `slices` only says which they are; asked once per batch, of which one at a time is in memory.
     """
     ordered = batches(slices, batch_size)
     known = dict(journal.found) if journal else {}
@@ -96,22 +99,30 @@ def sweep(
         total=done + ours, initial=done, unit="forward", unit_scale=True, dynamic_ncols=True,
         disable=not progress or rank() > 0,
     )  # fmt: skip
-    for item in own:
-        noise, level, number = item
-        started = perf_counter()
-        parts = within_memory(partial(_counted, target, noise=noise, level=level, seed=seed), ordered[number])
-        counts, norms, delta = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
-        if keep is not None and keep.wants(*item):
-            keep.store(*item, ordered[number], delta)
-        record = {"counts": counts.tolist(), "norms": norms.tolist(), "seconds": perf_counter() - started}
-        mine[_key(*item)] = record
-        if journal:
-            journal.add(_key(*item), record)
-        bar.update(round(_cost(*item, ordered)))
+    for batch, items in groupby(own, key=lambda item: item[2]):
+        for item, record in _records(target, read(ordered[batch]), list(items), seed, keep):
+            mine[_key(*item)] = record
+            if journal:
+                journal.add(_key(*item), record)
+            bar.update(round(_cost(*item, ordered)))
     bar.close()
     for records in gathered(mine):
         known.update(records)
     return _assembled(plan, ordered, known)
+
+
+def _records(
+    target: Target, batch: Sequence[Slice], items: Sequence[Item], seed: int, keep: Keep | None
+) -> Iterator[tuple[Item, dict[str, Any]]]:
+    """What each piece of work on one batch finds."""
+    for item in items:
+        noise, level, _ = item
+        started = perf_counter()
+        parts = within_memory(partial(_counted, target, noise=noise, level=level, seed=seed), batch)
+        counts, norms, delta = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
+        if keep is not None and keep.wants(*item):
+            keep.store(*item, batch, delta)
+        yield item, {"counts": counts.tolist(), "norms": norms.tolist(), "seconds": perf_counter() - started}
 
 
 def _key(noise: Noise, level: float, batch: int) -> Key:
@@ -143,7 +154,7 @@ def shares(work: Sequence[Item], ordered: Sequence[Sequence[Any]], ranks: int) -
     return [[work[number] for number in own] for own in dealt([_cost(*item, ordered) for item in work], ranks)]
 
 
-def _assembled(plan: Plan, ordered: Sequence[Sequence[Slice]], records: dict[Key, dict[str, Any]]) -> Sweep:
+def _assembled(plan: Plan, ordered: Sequence[Sequence[Placed]], records: dict[Key, dict[str, Any]]) -> Sweep:
     found, seconds = {}, 0.0
     for noise, levels in plan:
         rows = [[records[_key(noise, level, number)] for number in range(len(ordered))] for level in levels]

@@ -1,6 +1,6 @@
 """One evaluation from its choices to its files: which cases and slices, which noises, where the figures go."""
 
-import hashlib
+import math
 import os
 import platform
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ from nnunet_ima.evaluation.journal import Journal, file_digest
 from nnunet_ima.evaluation.models import TrainedModel, load_predictor
 from nnunet_ima.evaluation.noises import Noise, Settings, Target, attack, random_noise
 from nnunet_ima.evaluation.robustness import Sweep, sweep, target_of
-from nnunet_ima.evaluation.slices import Slice, SliceChoice, choose_cases, held_out_cases, load_slices
+from nnunet_ima.evaluation.slices import Placed, SliceChoice, Slices, choose_cases, held_out_cases
 from nnunet_ima.evaluation.summary import summarise
 from nnunet_ima.segmentation.ranks import gathered, rank
 
@@ -62,12 +62,12 @@ class Subject:
     predictor: Any
     target: Target
     cases: Cases
-    slices: list[Slice]
+    slices: Slices
     classes: list[str]
     settings: Settings
     surrogate: TrainedModel | None = None
 
-    def seeds(self, slices: Sequence[Slice]) -> list[str]:
+    def seeds(self, slices: Sequence[Placed]) -> list[str]:
         """What the random numbers of each slice come from."""
         return [f"{self.settings.seed} {item.case} {item.number}" for item in slices]
 
@@ -92,11 +92,11 @@ def prepare(
     model: TrainedModel, choice: Choice, preprocessed: Path | None, device: torch.device,
     surrogate: TrainedModel | None = None,
 ) -> Subject:  # fmt: skip
-    """Load the model and its slices. UserError where nothing qualifies, or the surrogate does not fit."""
+    """Load the model and see which slices there are. UserError where there are none, or the surrogate does not fit."""
     predictor = load_predictor(model, device)
     cases, names = _cases(model, predictor, choice, preprocessed)
-    slices = list(load_slices(predictor, cases, names, choice.slices, choice.noise_on_padding))
-    if not slices:
+    slices = Slices(predictor, cases, names, choice.slices, choice.noise_on_padding)
+    if not len(slices):
         raise UserError(f"{model}: no slice of the {len(names)} cases qualifies; choose others with --slices, --cases.")
     classes = class_names(predictor)
     settings = choice.settings
@@ -165,7 +165,7 @@ def open_journal(subject: Subject, choice: Choice, folder: Path, overwrite: bool
     """The journal of the run in `folder`; every rank has read it before any of them writes."""
     identity = {
         "model": file_digest(subject.model.checkpoint_file)[:12],
-        "slices": f"{len(subject.slices)} ({_slices_digest(subject.slices)})",
+        "slices": f"{len(subject.slices)} ({subject.slices.digest})",
         "noise on": "padding, too" if choice.noise_on_padding else "the image",
         "batch size": str(choice.batch_size),
         "seed": str(choice.settings.seed),
@@ -177,22 +177,14 @@ def open_journal(subject: Subject, choice: Choice, folder: Path, overwrite: bool
     return journal
 
 
-def _slices_digest(slices: Sequence[Slice]) -> str:
-    """Differs where a slice, its intensities or its reference differ."""
-    found = hashlib.sha256()
-    for item in slices:
-        found.update(f"{item.case} {item.number} {tuple(item.image.shape)}".encode())
-        found.update(item.image.numpy().tobytes())
-        found.update(item.reference.numpy().tobytes())
-    return found.hexdigest()[:12]
-
-
 def evaluate(subject: Subject, choice: Choice, journal: Journal, keep: Any = None) -> tuple[dict[str, Any], Sweep]:
     """The figures of one model, and what was counted."""
     noises = plan(choice, subject.settings)
-    found = sweep(subject.target, subject.slices, noises, choice.batch_size, choice.settings.seed, journal, keep)
-    configuration = subject.predictor.configuration_manager
-    pixels = float(np.median([item.image.numel() for item in subject.slices]))
+    slices, configuration = subject.slices, subject.predictor.configuration_manager
+    found = sweep(
+        subject.target, slices.places, noises, choice.batch_size, choice.settings.seed, journal, keep, read=slices.read
+    )
+    pixels = float(np.median([math.prod(place.shape) for place in slices.places]))
     summary = summarise(subject.model, found, subject.classes, pixels, _units(subject), unit_name(configuration))
     summary["checkpoint_sha256"] = file_digest(subject.model.checkpoint_file)
     if subject.surrogate is not None:
@@ -205,7 +197,7 @@ def evaluate(subject: Subject, choice: Choice, journal: Journal, keep: Any = Non
 def _units(subject: Subject) -> float:
     """Original units per SD: the median over channels and some cases."""
     plans, configuration = subject.predictor.plans_manager, subject.predictor.configuration_manager
-    cases = sorted({item.case for item in subject.slices})[:UNIT_CASES]
+    cases = sorted({item.case for item in subject.slices.places})[:UNIT_CASES]
     found = [
         value
         for case in cases

@@ -58,8 +58,9 @@ class KeptNoise:
         found: dict[int, Array] = {}
         for file in self.folder.glob(f"{self._prefix}_{level:g}_*.npz"):
             with np.load(file) as content:
-                for row in np.flatnonzero(content["cases"] == case):
-                    found[int(content["numbers"][row])] = content["delta"][row]
+                rows = np.flatnonzero(content["cases"] == case)
+                if len(rows):
+                    found |= dict(zip(content["numbers"][rows].tolist(), content["delta"][rows], strict=True))
         return found
 
     def remove(self) -> None:
@@ -80,24 +81,25 @@ def predict_volumes(
     cases = sorted({case for case, _ in found.slices})
     _check_files(subject.cases, cases, save)
     units = {case: _units(subject, case) for case in cases} if save else {}
-    result = []
-    bar = tqdm(total=len(main.levels) * len(cases), unit="volume", desc="Volumes", dynamic_ncols=True)
-    for level in main.levels:
-        target = folder / f"noise_{level:g}"
+    targets = {level: folder / f"noise_{level:g}" for level in main.levels}
+    for target in targets.values():
         shutil.rmtree(target, ignore_errors=True)
         target.mkdir(parents=True)
-        with tempfile.TemporaryDirectory() as scratch:
-            predictions = target if save else Path(scratch)
-            for case in cases:
-                _predict(subject, case, keep.of_case(case, level), predictions)
+    with tempfile.TemporaryDirectory() as scratch:
+        predictions = {level: target if save else Path(scratch, target.name) for level, target in targets.items()}
+        for case in tqdm(cases, unit="volume", desc="Volumes", dynamic_ncols=True):
+            for level, target in targets.items():
+                noise = keep.of_case(case, level)
+                predictions[level].mkdir(exist_ok=True)
+                _predict(subject, case, noise, predictions[level])
                 if save:
-                    _save_images(subject, case, keep.of_case(case, level), units[case], target / "images")
-                bar.update()
-            figures = _summary(subject, cases, predictions, target / "summary.json")
+                    _save_images(subject, case, noise, units[case], target / "images")
+        result = []
+        for level, target in targets.items():
+            figures = _summary(subject, cases, predictions[level], target / "summary.json")
             if tolerance is not None:
-                figures |= _surfaces(subject, cases, predictions, tolerance)
+                figures |= _surfaces(subject, cases, predictions[level], tolerance)
             result.append({"noise": level, **figures})
-    bar.close()
     keep.remove()
     return result
 
@@ -135,8 +137,7 @@ def _predict(subject: Subject, case: str, noise: dict[int, Array], folder: Path)
     """nnU-Net's prediction of a noisy case in its original geometry."""
     predictor = subject.predictor
     data, _, _, properties = subject.cases.load_case(case)
-    data = np.asarray(data[:], dtype=np.float32)
-    volume = torch.from_numpy(data + _noise_volume(data.shape, noise))
+    volume = torch.from_numpy(np.asarray(data, np.float32) + _noise_volume(data.shape, noise))
     predictor.use_mirroring, before = True, predictor.use_mirroring
     try:
         logits = predictor.predict_sliding_window_return_logits(volume).cpu()

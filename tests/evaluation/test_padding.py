@@ -14,7 +14,7 @@ from nnunet_ima.evaluation.names import ATTACK_NAMES, CORRUPTION_NAMES
 from nnunet_ima.evaluation.noises import Settings, Target, attack, random_noise
 from nnunet_ima.evaluation.padding import crop, pad
 from nnunet_ima.evaluation.robustness import sweep
-from nnunet_ima.evaluation.slices import load_slices
+from nnunet_ima.evaluation.slices import Slice, Slices
 from nnunet_ima.evaluation.tiles import TiledNetwork
 from tests.evaluation.test_robustness import STEPS, Labels, Network
 
@@ -43,6 +43,10 @@ class Cases:
     def load_case(self, case: str) -> tuple[Any, Any, Any, dict[str, Any]]:
         return *self.content[case], None, {}
 
+    def slices(self, padded: bool = False) -> list[Slice]:
+        found = Slices(self.predictor, self, self.names, "all", padded)
+        return found.read(found.places)
+
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_padding_is_nnunets_and_comes_off_again(shape: tuple[int, int]) -> None:
@@ -57,7 +61,7 @@ def test_every_noise_lies_on_the_image_whatever_its_size(name: str) -> None:
     if name in NEED_TORCHIO and not has_torchio():
         pytest.skip("needs TorchIO, an optional extra")
     cases = Cases(SHAPES)
-    slices = list(load_slices(cases.predictor, cases, cases.names, "all"))
+    slices = cases.slices()
     assert [item.image.shape[1:] for item in slices[::6]] == [torch.Size(shape) for shape in SHAPES]
     noise = corruption(name) if name in CORRUPTION_NAMES else random_noise(STEPS) if name == "random" else attack(
         name, STEPS
@@ -92,7 +96,7 @@ def test_noise_on_padding_is_the_attack_on_the_whole_patch() -> None:
     """The authors' protocol: slices padded first, as nnU-Net's predictor pads them, and the network itself attacked."""
     cases = Cases(SHAPES[:3])
     settings = Settings(steps=5)
-    padded = list(load_slices(cases.predictor, cases, cases.names, "all", padded=True))
+    padded = cases.slices(padded=True)
     for item in padded:
         data, labels = cases.content[item.case]
         assert np.array_equal(item.image, pad_nd_image(data[:, item.number], PATCH))
@@ -103,8 +107,7 @@ def test_noise_on_padding_is_the_attack_on_the_whole_patch() -> None:
     plan = [(attack("pgd", settings), [0.0, 3.0]), (random_noise(settings), [3.0])]
     whole = sweep(Target(cases.target.network.network, Labels()), small, plan, 4, progress=False)
     found = sweep(cases.target, small, plan, 4, progress=False)
-    own = sweep(cases.target, [item for item in load_slices(cases.predictor, cases, cases.names[:2], "all")], plan, 4,
-                progress=False)  # fmt: skip
+    own = sweep(cases.target, cases.slices()[:6], plan, 4, progress=False)
     assert len(small) == 6 and len(padded) == 18
     for name, one in whole.found.items():
         assert (found.found[name].counts == one.counts).all() and (found.found[name].norms == one.norms).all()
