@@ -81,9 +81,14 @@ class nnUNetTrainerMethod(nnUNetTrainerPlain):
         rank: their Dice is that of the rank's own batch."""
         self.is_ddp = False
         try:
-            return self._build_loss()
+            loss = self._build_loss()
         finally:
             self.is_ddp = True
+        if self.enable_deep_supervision:
+            # Without DDP nnU-Net leaves the lowest resolution out; a loss of noisy slices only would then give its head
+            # no gradient, for which DDP waits.
+            loss.weight_factors = self.loss.weight_factors
+        return loss
 
     def get_dataloaders(self) -> Any:
         with naming_slices():
