@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from nnunet_ima.attacks.frozen import Model, frozen
 from nnunet_ima.attacks.objective import CrossEntropy
-from nnunet_ima.attacks.precision import attack_precision
+from nnunet_ima.attacks.precision import attack_precision, training_pass_serves
 from nnunet_ima.classification.data import Images
 from nnunet_ima.classification.model import Classifier, build
 from nnunet_ima.classification.settings import Settings
@@ -155,7 +155,9 @@ class Training:
         """One optimiser step on a batch and its noisy twins; the loss."""
         self.optimizer.zero_grad(set_to_none=True)
         with self._autocast():
-            batch = ClassificationBatch(x, y, ids, self.model, self._attack_precision, not self.method.is_off)
+            serves = training_pass_serves(self.device, self.settings.attack_precision)
+            shares = serves and not self.method.is_off
+            batch = ClassificationBatch(x, y, ids, self.model, self._attack_precision, shares)
             loss = batch.clean.loss() if self.method.is_off else self.method.loss(batch)
         self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         self.scaler.step(self.optimizer)

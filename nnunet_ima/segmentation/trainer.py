@@ -17,7 +17,8 @@ from torch._dynamo import OptimizedModule
 
 from nnunet_ima.attacks.buckets import bucketed
 from nnunet_ima.attacks.frozen import Model, frozen
-from nnunet_ima.attacks.precision import attack_precision
+from nnunet_ima.attacks.modes import same_in_eval_mode
+from nnunet_ima.attacks.precision import attack_precision, training_pass_serves
 from nnunet_ima.errors import UserError
 from nnunet_ima.files import replacing
 from nnunet_ima.history import History
@@ -160,7 +161,7 @@ class nnUNetTrainerMethod(nnUNetTrainerPlain):
         A compiled graph cannot be kept for a second backward, and with batch statistics or dropout the training pass
         is not what the attacked network computes.
         """
-        return not self._is_compiled and _same_in_eval_mode(self._inner_network)
+        return not self._is_compiled and same_in_eval_mode(self._inner_network)
 
     def _in_buckets(self, largest: int) -> Any:
         """The inner network; a compiled one sees few batch sizes."""
@@ -172,8 +173,10 @@ class nnUNetTrainerMethod(nnUNetTrainerPlain):
         """The method's loss of a step, built of nnU-Net's loss on the clean output and on noisy slices."""
         alone = self.ima_noisy_loss or stock_loss
         clean = SegmentationPass(output, target, stock_loss, alone)
+        # Asked here, within nnU-Net's autocast.
+        shares = self._shares_clean_pass and training_pass_serves(self.device, self.ima_settings.attack_precision)
         batch = SegmentationBatch(
-            data, target, ids, self.ima_objective, clean, clean.logits if self._shares_clean_pass else None,
+            data, target, ids, self.ima_objective, clean, clean.logits if shares else None,
             self._in_buckets(len(data)), partial(self._open_attack, len(data)),
         )  # fmt: skip
         return self.ima.loss(batch)
@@ -242,9 +245,3 @@ class nnUNetTrainerIMA(nnUNetTrainerMethod):
     """IMA training (arXiv:2005.09147)."""
 
     method = IMA
-
-
-def _same_in_eval_mode(network: nn.Module) -> bool:
-    """Whether a sample's output is the same in train and in eval mode, whatever its batch mates (nnU-Net's default)."""
-    stateful = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)
-    return not any(isinstance(module, stateful) for module in network.modules())
