@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from nnunet_ima.attacks.walk import Walk, walk
@@ -44,15 +43,3 @@ class FixedLevel(Method):
         crossed = (right & (found.held < self.steps)).sum()
         self.tally.merge(Tally(len(batch.ids), len(batch.ids), int(right.sum()), int(crossed), int(taken)))
         return found
-
-
-def scaled(weights: Tensor, breakable: Tensor | None = None) -> Tensor:
-    """Weights (N,) of the samples of a batch, scaled to a mean of 1.
-
-    breakable: bool (N,), which samples can be right or wrong at all. Only those are weighed against each other; the
-    others, slices without foreground, weigh 1, for what is falsely found there shall count as ever. Default: all.
-    """
-    if breakable is None:
-        return weights / weights.mean()
-    mean = (weights * breakable).sum() / breakable.sum().clamp_min(1)
-    return torch.where(breakable, weights / mean, 1.0)

@@ -6,8 +6,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from nnunet_ima.methods.fixed import FixedLevel, scaled
+from nnunet_ima.methods.fixed import FixedLevel
 from nnunet_ima.methods.method import Batch, count, number
+from nnunet_ima.methods.weights import scaled
 
 
 def weights(held: Tensor, steps: int, middle: float, breakable: Tensor | None = None) -> Tensor:

@@ -8,10 +8,11 @@ from torch import Tensor
 
 from nnunet_ima.errors import UserError
 from nnunet_ima.methods.divergence import divergence, runner_up
-from nnunet_ima.methods.fixed import FixedLevel, scaled
+from nnunet_ima.methods.fixed import FixedLevel
 from nnunet_ima.methods.mart import misjudged
 from nnunet_ima.methods.method import Batch, Pass, count, number
 from nnunet_ima.methods.trades import diverging
+from nnunet_ima.methods.weights import scaled
 
 Kind = Literal["adversarial", "natural", "difference"]
 KINDS: tuple[Kind, ...] = ("adversarial", "natural", "difference")
