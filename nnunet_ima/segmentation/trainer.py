@@ -42,6 +42,7 @@ from nnunet_ima.segmentation.loader import (
 from nnunet_ima.segmentation.plain_trainer import nnUNetTrainerPlain
 from nnunet_ima.segmentation.ranks import gathered
 from nnunet_ima.segmentation.settings import Settings
+from nnunet_ima.steps import steps_of
 
 
 class nnUNetTrainerMethod(nnUNetTrainerPlain):
@@ -139,10 +140,13 @@ class nnUNetTrainerMethod(nnUNetTrainerPlain):
         data = batch["data"].to(self.device, non_blocking=True).requires_grad_(self._shares_clean_pass)
         stock_loss = self.loss
         self.loss = partial(self._ima_loss, stock_loss, data, slice_ids(batch))
+        self.ima.start_step()
         try:
-            return super().train_step({**batch, "data": data})
+            with steps_of(self.optimizer) as taken:
+                return super().train_step({**batch, "data": data})
         finally:
             self.loss = stock_loss
+            self.ima.end_step(counts=bool(taken))
 
     @property
     def _inner_network(self) -> nn.Module:

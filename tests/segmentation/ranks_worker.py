@@ -12,23 +12,12 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import parameters_to_vector
 
 from nnunet_ima.methods.adaptive import Adaptive
-from nnunet_ima.methods.method import settings_of
-from nnunet_ima.methods.registry import methods
 from nnunet_ima.segmentation.trainers import trainer_named
 from tests.conftest import Workspace
-from tests.segmentation.trainers import attack_from_the_first_step, build, seed_everything
+from tests.segmentation.trainers import LABELS, QUICK, attack_from_the_first_step, build, narrowest, seed_everything
 
 WORLD, EPOCHS, STEPS = 2, 2, 2
-LABELS = [method.label for word, method in methods().items() if word != "ce"]
-QUICK = {"steps": 3, "bisections": 3, "burn_in": 0, "warm_up": 0}
-"""Few attack steps, and weights and margins that count from the first epoch on, for every method that has these."""
-BLOCK = {
-    "noise_max": 60.0, "epochs": EPOCHS, "iterations": STEPS, "val_iterations": 1,
-    "methods": {
-        word: {name: value for name, value in QUICK.items() if name in settings_of(method)}
-        for word, method in methods().items() if word != "ce"
-    },
-}  # fmt: skip
+BLOCK = {"noise_max": 60.0, "epochs": EPOCHS, "iterations": STEPS, "val_iterations": 1, "methods": QUICK}
 
 
 def train_all(rank: int, workspace: Workspace, folder: Path) -> None:
@@ -54,10 +43,7 @@ def _built(rank: int, workspace: Workspace, label: str) -> Any:
     """A trainer of a network that is narrow throughout, told what nnU-Net's __init__ would find out under torchrun."""
     kind = trainer_named(f"nnUNetTrainer{label}")
     assert kind is not None
-    architecture = workspace.plans()["configurations"]["2d"]["architecture"]
-    settings = architecture["arch_kwargs"]
-    settings["features_per_stage"] = [4] * settings["n_stages"]
-    trainer = build(workspace, kind, BLOCK, initialize=False, architecture=architecture)
+    trainer = build(workspace, kind, BLOCK, initialize=False, architecture=narrowest(workspace))
     trainer.is_ddp, trainer.local_rank = True, rank
     return trainer
 

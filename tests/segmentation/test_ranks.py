@@ -10,7 +10,7 @@ from nnunet_ima.margins import MarginStore, Outcomes
 from nnunet_ima.segmentation.ranks import gathered
 from tests.conftest import Workspace
 from tests.segmentation import ranks_worker
-from tests.segmentation.ranks_worker import LABELS
+from tests.segmentation.trainers import LABELS
 
 Rank = dict[str, Any]
 WITH_MARGINS = ["IMA", "Edge", "SMD", "IAAT"]
