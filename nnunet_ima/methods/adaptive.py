@@ -36,6 +36,17 @@ class Adaptive(Method):
         eligible = sum(one in self.store for one in batch.ids)
         self.tally.merge(Tally(len(batch.ids), eligible, len(chosen), int(crossed.sum()), int(steps.sum())))
 
+    def start_step(self) -> None:
+        super().start_step()
+        self.outcomes_before = self.outcomes
+        self.outcomes = Outcomes()
+
+    def end_step(self, counts: bool) -> None:
+        super().end_step(counts)
+        step, self.outcomes = self.outcomes, self.outcomes_before
+        if counts:
+            self.outcomes.merge(step)
+
     def end_epoch(self, gather: Gather = alone) -> Tally:
         outcomes = Outcomes()
         for other in gather(self.outcomes):

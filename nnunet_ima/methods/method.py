@@ -184,6 +184,17 @@ class Method:
         """progress: share of the training that is done, 0 to 1."""
         self.progress = progress
 
+    def start_step(self) -> None:
+        """What the coming training step shows is noted apart, until `end_step` says whether it counts."""
+        self.before = self.tally
+        self.tally = Tally()
+
+    def end_step(self, counts: bool) -> None:
+        """counts: whether the optimiser moved the network; what a step showed is forgotten otherwise."""
+        step, self.tally = self.tally, self.before
+        if counts:
+            self.tally.merge(step)
+
     def end_epoch(self, gather: Gather = alone) -> Tally:
         """Learn from what the epoch showed; its counts, and a clean slate for the next one."""
         noted = gather(self.tally)
