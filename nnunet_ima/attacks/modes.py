@@ -1,6 +1,7 @@
 """Networks that compute something else in training than in evaluation."""
 
 from collections.abc import Iterator
+from functools import cache
 from types import CodeType
 
 from torch import nn
@@ -20,7 +21,12 @@ def _asks_for_mode(module: nn.Module) -> bool:
     if isinstance(module, _InstanceNorm):
         # It asks, and then normalises each sample by itself in both modes, unless it has running statistics.
         return bool(module.track_running_stats)
-    return any("training" in code.co_names for code in _own_code(type(module)))
+    return _class_asks(type(module))
+
+
+@cache
+def _class_asks(kind: type[nn.Module]) -> bool:
+    return any("training" in code.co_names for code in _own_code(kind))
 
 
 def _own_code(kind: type[nn.Module]) -> Iterator[CodeType]:
