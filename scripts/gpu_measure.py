@@ -3,14 +3,11 @@
 All of it runs on any device; on the CPU nothing makes the host wait, and memory is that of the process.
 """
 
-import warnings
-from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
-from pathlib import Path
 from statistics import median
 from time import perf_counter
 from typing import Any
@@ -23,6 +20,7 @@ from nnunetv2.training.nnUNetTrainer import nnUNetTrainer as stock_module  # noq
 from step_time import timed
 from synthetic import Pool, Shape, attacked, build, calibrate, on_device, warm_up
 from torch import Tensor
+from waiting import counted_waits
 
 from nnunet_ima.attacks import apgd, bpgd, pgd
 from nnunet_ima.evaluation.noises import Settings, Target, attack
@@ -30,12 +28,8 @@ from nnunet_ima.segmentation.plain_trainer import nnUNetTrainerPlain
 
 Row = dict[str, Any]
 STEPS = 20
-FEW_STEPS = 4
-"""Attack steps of the IMA step whose host waits are counted; each step more may cost one more."""
 LIMITS = {"bpgd": 24, "pgd": 31, "apgd": 33, "IMA step": 14}
-"""Host waits: of the attacks in STEPS steps, of an IMA step on 4 slices with FEW_STEPS."""
-WAIT = "called a synchronizing CUDA operation"
-"""What torch says where the host waits for the device."""
+"""Host waits, see `host_waits`."""
 
 
 def precision_of(name: str) -> tuple[AbstractContextManager[Any], str]:
@@ -111,7 +105,7 @@ def throughput(shape: Shape, pool: Pool, device: torch.device, rounds: int) -> R
     """Forwards of slices per second: PGD as nnunet-ima-eval runs it and, on the loss of torchattacks' and in float32,
     as torchattacks' PGDL2 does, in turns; medians of `rounds` after one that warms up."""
     trainer = prepared(shape, pool, device, "float32").trainer
-    x, y = on_device(trainer, pool, range(shape.batch))
+    x, y = on_device(trainer, pool, list(range(shape.batch)))
     epsilon = trainer.ima.store.margins.median().item()
     low, width = float(x.min()) - epsilon, float(x.max() - x.min()) + 2 * epsilon
     rows: dict[str, list[float]] = {}
@@ -149,47 +143,36 @@ def _attacks(model: Counted, trainer: Any, u: Tensor, y: Tensor, epsilon: float)
     return attacks
 
 
-@contextmanager
-def counted_waits(device: torch.device) -> Iterator[Counter[str]]:
-    """Where the host waits for the device within, file and line, and how often; complete when the context ends."""
-    places: Counter[str] = Counter()
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        if device.type == "cuda":
-            torch.cuda.set_sync_debug_mode("warn")
-        try:
-            yield places
-        finally:
-            if device.type == "cuda":
-                torch.cuda.set_sync_debug_mode("default")
-    places.update(f"{Path(one.filename).name}:{one.lineno}" for one in caught if WAIT in str(one.message))
-
-
 def host_waits(shape: Shape, pool: Pool, device: torch.device) -> Row:
-    """Host waits, under mixed precision, of each attack of STEPS steps and of an IMA step of FEW_STEPS, on four slices
-    of which two cross and two take all steps; counted after a call of each that warms up."""
-    found = prepared(shape, pool, device, "AMP", steps=FEW_STEPS)
-    trainer, rows = found.trainer, [*found.crossing[:2], *found.holding[:2]]
-    if len(rows) < 4:
+    """Host waits under mixed precision, counted after a call of each that warms up, on four slices: of each attack of
+    STEPS steps, as nnunet-ima-eval calls it, where some slices take all steps; of an IMA step, where all cross in the
+    first of 4 attack steps (each step more may wait once more)."""
+    found = prepared(shape, pool, device, "AMP", steps=4)
+    trainer = found.trainer
+    if len(found.crossing) < 4 or len(found.holding) < 2:
         raise RuntimeError(f"Only {len(found.crossing)} slices cross and {len(found.holding)} hold: too few to count.")
-    batch = pool.batch(rows, trainer._get_deep_supervision_scales())
-    calls = _attack_calls(trainer, pool, rows) | {"IMA step": lambda: trainer.train_step(batch)}
+    batch = pool.batch(found.crossing[:4], trainer._get_deep_supervision_scales())
+    calls = _attack_calls(trainer, pool, [*found.crossing[:2], *found.holding[:2]])
     result: Row = {}
-    for name, call in calls.items():
+    for name, call in (calls | {"IMA step": lambda: trainer.train_step(batch)}).items():
         call()
         with counted_waits(device) as places:
             call()
         result[name] = {"waits": places.total(), "limit": LIMITS[name], "places": dict(places.most_common())}
+    result["IMA step"]["attack_steps_per_slice"] = trainer.ima.tally.shares()["attack_steps"]
     return result
 
 
 def _attack_calls(trainer: Any, pool: Pool, rows: list[int]) -> dict[str, Callable[[], Any]]:
     x, y = on_device(trainer, pool, rows)
-    margins = trainer.ima.store.get([pool.ids[row] for row in rows]).float().to(trainer.device)
-    objective = trainer.ima_objective
+    known = trainer.ima.store.get([pool.ids[row] for row in rows]).float()
+    margins, level = known.to(trainer.device), known.median().item()
 
-    def run(method: Callable[..., Any]) -> Any:
+    def run(method: Callable[..., Any], radius: Any, **arguments: Any) -> Any:
         with attacked(trainer, len(rows)) as network:
-            return method(network, x, y, margins, objective=objective, steps=STEPS)
+            return method(network, x, y, radius, objective=trainer.ima_objective, steps=STEPS, **arguments)
 
-    return {"bpgd": partial(run, bpgd), "pgd": partial(run, pgd), "apgd": partial(run, apgd)}
+    def drawing(method: Callable[..., Any]) -> Any:
+        return run(method, level, generator=[torch.Generator().manual_seed(row) for row in rows])
+
+    return {"bpgd": partial(run, bpgd, margins), "pgd": partial(drawing, pgd), "apgd": partial(drawing, apgd)}

@@ -30,7 +30,7 @@ def circumstances(device: torch.device, quick: bool) -> Row:
         "quick": quick,
         "python": platform.python_version(),
         "cuda": torch.version.cuda if on_gpu else None,
-        "cudnn": torch.backends.cudnn.version() if on_gpu else None,
+        "cudnn": torch.backends.cudnn.version() if on_gpu else None,  # type: ignore[no-untyped-call]
         "versions": {name: version(name) for name in ("torch", "nnunetv2", "numpy")},
         "code": code.hexdigest()[:12],
     }
