@@ -141,7 +141,7 @@ def tasks(check: Check) -> list[Task]:
         Task("forwards per second", 30, partial(check.throughput, D4)),
         *(Task(f"{D4} {name}", 30, partial(check.steps, D4, name)) for name in PRECISIONS[:2]),
         *(Task(f"{LARGE} {name}", 45, partial(check.steps, LARGE, name)) for name in PRECISIONS[:2]),
-        Task("tests", 150, check.tests),
+        Task("tests", 200, check.tests),
         Task(f"{D4} {PRECISIONS[2]}", 90, partial(check.steps, D4, PRECISIONS[2])),
         Task(f"{LARGE} {PRECISIONS[2]}", 120, partial(check.steps, LARGE, PRECISIONS[2])),
     ]

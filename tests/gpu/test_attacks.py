@@ -142,7 +142,7 @@ def _dice(counts: np.ndarray) -> float:
 
 
 @cuda_only
-def test_a_batch_too_large_for_the_memory_is_taken_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_batch_too_large_for_the_memory_is_taken_in_parts(monkeypatch: pytest.MonkeyPatch, exact: None) -> None:
     """torch is given less than half of what the whole batch needs. Its blocks are of 2 MiB and more, so the batch is
     large."""
     count, sizes = 256, list[int]()
