@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from compare_attacks import Counted, PixelCrossEntropy
 from nnunetv2.training.nnUNetTrainer import nnUNetTrainer as stock_module  # noqa: N813 (a module)
-from step_time import timed
+from step_time import synchronise, timed
 from synthetic import Pool, Shape, attacked, build, calibrate, on_device, warm_up
 from torch import Tensor
 from waiting import counted_waits
@@ -94,11 +94,6 @@ def training_steps(
         result[name] = {"step_s": seconds, "first_s": first, "forwards_per_slice": forwards, "peak_gib": peak}
     ratios = {what: result["IMA"][what] / result["plain"][what] for what in ("step_s", "peak_gib")}
     return result | {"IMA_over_plain": ratios, "correct": shares["correct"], "crossed": shares["crossed"]}
-
-
-def synchronise(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize()
 
 
 def throughput(shape: Shape, pool: Pool, device: torch.device, rounds: int) -> Row:

@@ -68,6 +68,10 @@ def test_a_step_that_overflows_moves_nothing_and_is_no_visit(pool: Pool) -> None
     assert trainer.ima.store.margins.isfinite().all()
     assert torch.equal(trainer.ima.store.visits, store.visits)
     assert torch.equal(trainer.ima.store.margins, store.margins)
+    # A step that counts, on the same slices.
+    trainer.grad_scaler = torch.amp.GradScaler("cuda", init_scale=2.0**4)
+    trainer.on_train_epoch_end([trainer.train_step(_batch(trainer, pool))])
+    assert trainer.ima.store.visits.sum() > store.visits.sum()
 
 
 @cuda_only
