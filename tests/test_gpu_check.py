@@ -4,6 +4,7 @@ the CPU."""
 import importlib
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -91,10 +92,11 @@ def test_what_does_not_fit_or_fails_is_said_and_measured_next_time(module: Modul
         module.Task("lasts", 0, lasts),
     ]  # fmt: skip
     results = _results(module, tmp_path / "out.json")
-    module.work(_check(module, 1.5), todo, results)
+    module.work(_check(module, 3), todo, results)
     text = module.table(results)
-    assert "fails: RuntimeError: an error" in text and "long: left out, needs about 100 s, 1 s were left" in text
-    assert "lasts: left out, was not done after 1 s" in text and not results.in_order
+    assert "fails: RuntimeError: an error" in text and not results.in_order
+    assert re.search(r"long: left out, needs about 100 s, \d s were left", text)
+    assert re.search(r"lasts: left out, was not done after \d s", text)
     again = _results(module, tmp_path / "out.json")
     assert list(again.measurements) == ["done"]
     module.work(_check(module, 200), [module.Task(one.name, 0, lambda: {"value": 2}) for one in todo], again)
