@@ -64,14 +64,19 @@ def timed(trainer: Any, step: Any, batch: dict[str, Any], sizes: list[int]) -> t
     reset_peak(trainer.device)
     start = perf_counter()
     step(batch)
-    if trainer.device.type == "cuda":
-        torch.cuda.synchronize()
+    synchronise(trainer.device)
     return perf_counter() - start, sum(sizes) / len(batch["data"]), peak(trainer.device)
 
 
-def reset_peak(device: torch.device) -> None:
+def synchronise(device: torch.device) -> None:
+    """Wait until the device has done what it was told."""
     if device.type == "cuda":
         torch.cuda.synchronize()
+
+
+def reset_peak(device: torch.device) -> None:
+    synchronise(device)
+    if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
     elif Path("/proc/self/clear_refs").exists():
         Path("/proc/self/clear_refs").write_text("5")
