@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from filelock import FileLock, Timeout
 from nnunetv2.paths import nnUNet_preprocessed, nnUNet_results
+from torch import nn
 
 from nnunet_ima.errors import UserError, first_line
 from nnunet_ima.files import remove_leftovers
@@ -50,6 +51,16 @@ def check_dataset(plans: dict[str, Any], dataset_json: dict[str, Any]) -> None:
             f"The plans {plans['plans_name']} are those of {plans['dataset_name']}, which is not the data set to train "
             "on: plan this one with nnUNetv2_plan_and_preprocess, or take plans over with "
             "nnUNetv2_move_plans_between_datasets."
+        )
+
+
+def check_ranks_in_step(network: nn.Module, label: str) -> None:
+    """On several GPUs nnU-Net turns batch normalisation into one that waits in each pass for all of them; a GPU without
+    noisy slices makes no pass over them, and the others would wait forever."""
+    if any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in network.modules()):
+        raise UserError(
+            f"{label} cannot train a network with batch normalisation on several GPUs, which would wait for each other "
+            "in passes that not all of them make: use one GPU (-num_gpus 1), or instance normalisation in the plans."
         )
 
 

@@ -78,6 +78,13 @@ class nnUNetTrainerMethod(nnUNetTrainerPlain):
             # limit the network would run uncompiled.
             torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 32)
 
+    def configure_optimizers(self) -> Any:
+        if self.is_ddp:
+            # The network is there, and not yet spread over the ranks.
+            with one_sentence():
+                checks.check_ranks_in_step(self.network, self.method.label)
+        return super().configure_optimizers()
+
     def _build_noisy_loss(self) -> Any:
         """nnU-Net's loss without its exchange between ranks, for batches of twins that differ in size from rank to
         rank: their Dice is that of the rank's own batch."""

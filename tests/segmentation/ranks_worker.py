@@ -17,6 +17,7 @@ from tests.conftest import Workspace
 from tests.segmentation.trainers import LABELS, QUICK, attack_from_the_first_step, build, narrowest, seed_everything
 
 WORLD, EPOCHS, STEPS = 2, 2, 2
+WITH_BATCH_NORM = "IMA with batch norm"
 BLOCK = {"noise_max": 60.0, "epochs": EPOCHS, "iterations": STEPS, "val_iterations": 1, "methods": QUICK}
 
 
@@ -24,7 +25,9 @@ def train_all(rank: int, workspace: Workspace, folder: Path) -> None:
     """Writes `rank<N>.pth`: by label what `train` saw, or the error that ended it."""
     stock_module.DDP = lambda network, device_ids: DistributedDataParallel(network)
     # nnU-Net's __init__ insists on cuda:rank where the process group exists already.
-    trainers = {label: _built(rank, workspace, label) for label in LABELS}
+    network = narrowest(workspace)
+    trainers = {label: _built(rank, workspace, label, network) for label in LABELS}
+    trainers[WITH_BATCH_NORM] = _built(rank, workspace, "IMA", with_batch_norm(network))
     # A rank that waits for one that does not come shall fail, not hang.
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=WORLD,
                             timeout=timedelta(seconds=60))  # fmt: skip
@@ -32,18 +35,23 @@ def train_all(rank: int, workspace: Workspace, folder: Path) -> None:
     for label, trainer in trainers.items():
         try:
             found[label] = train(rank, trainer)
-        except RuntimeError as error:
+        except (RuntimeError, ValueError, SystemExit) as error:
             found[label] = {"error": str(error)}
     torch.save(found, folder / f"rank{rank}.pth")
     dist.barrier()
     dist.destroy_process_group()
 
 
-def _built(rank: int, workspace: Workspace, label: str) -> Any:
-    """A trainer of a network that is narrow throughout, told what nnU-Net's __init__ would find out under torchrun."""
+def with_batch_norm(architecture: dict[str, Any]) -> dict[str, Any]:
+    settings = architecture["arch_kwargs"] | {"norm_op": "torch.nn.modules.batchnorm.BatchNorm2d"}
+    return architecture | {"arch_kwargs": settings}
+
+
+def _built(rank: int, workspace: Workspace, label: str, architecture: dict[str, Any]) -> Any:
+    """A trainer of this network, told what nnU-Net's __init__ would find out under torchrun."""
     kind = trainer_named(f"nnUNetTrainer{label}")
     assert kind is not None
-    trainer = build(workspace, kind, BLOCK, initialize=False, architecture=narrowest(workspace))
+    trainer = build(workspace, kind, BLOCK, initialize=False, architecture=architecture)
     trainer.is_ddp, trainer.local_rank = True, rank
     return trainer
 

@@ -60,5 +60,12 @@ def test_margins_are_those_of_one_process_that_saw_all_of_it(ranks: list[Rank], 
         assert torch.equal(store.margins, first["margins"][epoch])
 
 
+def test_batch_norm_on_several_devices_is_refused_on_each(ranks: list[Rank]) -> None:
+    """nnU-Net makes it wait for the other ranks in each pass, also in those over twins, which only rank 0 has."""
+    for rank in ranks:
+        error = rank[ranks_worker.WITH_BATCH_NORM]["error"]
+        assert error.startswith("IMA cannot train a network with batch normalisation on several GPUs"), error
+
+
 def test_alone_there_is_nothing_to_gather() -> None:
     assert gathered("own") == ["own"]
