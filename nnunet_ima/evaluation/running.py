@@ -188,9 +188,7 @@ def evaluate(subject: Subject, choice: Choice, journal: Journal, keep: Any = Non
     summary = summarise(subject.model, found, subject.classes, pixels, _units(subject), unit_name(configuration))
     summary["checkpoint_sha256"] = file_digest(subject.model.checkpoint_file)
     if subject.surrogate is not None:
-        summary["transfer_from"] = {
-            **subject.surrogate.told(), "checkpoint_sha256": subject.settings.surrogate
-        }  # fmt: skip
+        summary["transfer_from"] = subject.surrogate.told() | {"checkpoint_sha256": subject.settings.surrogate}
     return summary, found
 
 

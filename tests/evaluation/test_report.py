@@ -189,7 +189,7 @@ def _report(folder: Path, models: list[dict[str, Any]]) -> str:
 
 def test_the_report_needs_nothing_beside_it_and_shows_what_was_found(tmp_path: Path) -> None:
     surrogate = {
-        "trainer": "nnUNetTrainerX", "plans": "nnUNetPlansY", "fold": "3", "checkpoint": "best.pth",
+        "trainer": "nnUNetTrainerX", "plans": "nnUNetPlansY", "fold": "3", "checkpoint": "checkpoint_best.pth",
         "checkpoint_sha256": "abcdef" * 10,
     }  # fmt: skip
     models = [

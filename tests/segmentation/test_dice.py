@@ -164,7 +164,7 @@ def test_correct_means_strictly_above_the_threshold() -> None:
     at, above = one_row([(3, 2, 2)]), one_row([(4, 2, 2)])
     objective = SegmentationObjective(1)
     assert objective.threshold == 0.6
-    assert objective.slice_dice(*at).item() == 0.6
+    assert torch.equal(objective.slice_dice(*at), torch.tensor([0.6]))
     assert objective.correct(*at).tolist() == [False]
     assert objective.correct(*above).tolist() == [True]
     assert SegmentationObjective(1, threshold=0.7).correct(*above).tolist() == [False]
