@@ -341,7 +341,7 @@ def test_whole_volumes_without_noise_are_nnunets_validation(ready: Workspace, tm
         100 * theirs["foreground_mean"]["Dice"], abs=1e-3
     )
     volumes = content["models"][0]["volumes"]
-    # Not less at every noise level: the attack spoils Dice, and a model trained for a moment has next to no surface right.
+    # Noise need not lower it: the attack spoils Dice, and a model trained for a moment has hardly any surface right.
     assert all(0 <= volume["nsd"] <= 100 for volume in volumes) and volumes[0]["tolerance_mm"] == 2
     assert "Whole cases predicted by nnU-Net itself" in (folder.parent / "report.html").read_text()
     case = ours["metric_per_case"][0]["prediction_file"].split("/")[-1][:-7]
