@@ -68,7 +68,8 @@ def attacked(trainer: Any, slices: Slices, attack: Callable[..., Tensor], spare:
     def model(points: Tensor) -> Tensor:
         # The padding is as it is, whatever the attack does to it: its gradient there is 0.
         rows = _rows(points)
-        return trainer.network(torch.where(padding[rows], x[rows], points) if spare else points)
+        logits: Tensor = trainer.network(torch.where(padding[rows], x[rows], points) if spare else points)
+        return logits
 
     def _rows(points: Tensor) -> Tensor:
         """Which slices these are: attacks leave slices out that are done. The nearest image is a slice's own."""

@@ -10,7 +10,7 @@ from nnunet_ima.segmentation.trainer import nnUNetTrainerIMA
 from tests.conftest import Workspace
 from tests.segmentation.trainers import attack_from_the_first_step, batches, copied, started
 
-SHORT = {"noise_max": 60.0, "margin_step": 30.0, "epochs": 2, "iterations": 2, "val_iterations": 1, "steps": 8}
+SHORT = {"noise_max": 60.0, "margin_step": 10.0, "epochs": 2, "iterations": 2, "val_iterations": 1, "steps": 20}
 
 
 def _steps(workspace: Workspace, compiled: bool, some: list[dict[str, Any]]) -> Any:
