@@ -133,7 +133,7 @@ def segmentation_attacks(
 
 
 def compare_on_slices(subject: Subject, args: argparse.Namespace) -> None:
-    slices = max(batches(subject.slices, args.slices), key=len)
+    slices = subject.slices.read(max(batches(subject.slices.places, args.slices), key=len))
     x, y = (torch.stack(parts).to(args.device) for parts in zip(*((s.image, s.reference) for s in slices), strict=True))
     low, width = float(x.min()) - args.noise, float(x.max() - x.min()) + 2 * args.noise
     assert isinstance(subject.target.network, nn.Module)

@@ -1,7 +1,9 @@
 """The whole way through the commands a user types: plan, train, continue, evaluate; killed, and in two processes."""
 
 import csv
+import gc
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -17,7 +19,16 @@ import torch
 
 from nnunet_ima.cli.eval import evaluate
 from nnunet_ima.errors import UserError
+from nnunet_ima.evaluation.journal import file_digest
 from nnunet_ima.evaluation.metrics import average_dice_index, total_voxel_dice_index
+from nnunet_ima.evaluation.models import find_models
+from nnunet_ima.evaluation.noises import Settings
+from nnunet_ima.evaluation.robustness import Sweep
+from nnunet_ima.evaluation.running import Choice, open_journal, plan, prepare
+from nnunet_ima.evaluation.running import evaluate as evaluate_one
+from nnunet_ima.evaluation.slices import Slice
+from nnunet_ima.evaluation.tiles import TiledNetwork
+from nnunet_ima.evaluation.volumes import KeptNoise, predict_volumes
 from nnunet_ima.segmentation.finding import DISCOVERY
 from tests.conftest import DATASET, IMA, PLAIN, Workspace, train
 
@@ -184,6 +195,62 @@ def test_killed_at_any_moment_it_continues_and_ends_with_the_same(
     assert continued == undisturbed
 
 
+def test_only_the_slices_of_a_batch_are_in_memory(
+    ready: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def slices() -> int:
+        return sum(isinstance(found, Slice) for found in gc.get_objects())
+
+    alive: list[int] = []
+    before, forward = slices(), TiledNetwork.forward
+
+    def counting(self: TiledNetwork, x: torch.Tensor) -> torch.Tensor:
+        alive.append(slices() - before)
+        return forward(self, x)
+
+    monkeypatch.setattr(TiledNetwork, "forward", counting)
+    model = find_models(ready.results.parent, DATASET, trainers=["nnUNetTrainerIMA"])[0]
+    choice = Choice((), ("fgsm",), batch_size=3, slices="all")
+    subject = prepare(model, choice, ready.preprocessed.parent, torch.device("cpu"))
+    evaluate_one(subject, choice, open_journal(subject, choice, tmp_path, False))
+    assert len(subject.slices) > 6 and len(alive) > 4 and max(alive) == 3
+
+
+@pytest.mark.slow
+def test_many_cases_need_no_more_memory_than_few(ready: Workspace, tmp_path: Path) -> None:
+    """The command itself; peak of the resident memory of its process."""
+    peaks = []
+    for count in (2, 24):
+        images, labels = (tmp_path / str(count) / name for name in ("images", "labels"))
+        for folder in (images, labels):
+            folder.mkdir(parents=True)
+        for number in range(count):
+            large_case(images, labels, number)
+        process = subprocess.Popen(
+            [str(Path(sys.executable).with_name("nnunet-ima-eval")), *HEART, "-o", str(tmp_path / str(count) / "out"),
+             "--noise", "0", "--slices", "foreground", "-i", str(images), "-gt", str(labels), "--batch-size", "4",
+             "--attack", "fgsm"], env=ready.environment, stdout=subprocess.DEVNULL,
+        )  # fmt: skip
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        assert process.returncode == 0
+        peaks.append(usage.ru_maxrss / 1024)
+    # 22 cases more of 19 MB each, image and labels.
+    assert peaks[1] - peaks[0] < 60, peaks
+
+
+def large_case(images: Path, labels: Path, number: int, side: int = 256, depth: int = 50, marked: int = 2) -> None:
+    """A raw case of `depth` slices, of which some have both classes of the phantoms."""
+    rng = np.random.default_rng(number)
+    inside = np.zeros((side, side, depth), np.uint8)
+    for label in (1, 2):
+        inside[60 + 20 * label : 80 + 20 * label, 60:120, :marked] = label
+    image = rng.normal(100, 10, inside.shape).astype(np.float32) + 20 * inside
+    geometry = np.diag([2.0, 2.0, 8.0, 1.0])
+    nibabel.save(nibabel.Nifti1Image(image, geometry), images / f"large_{number:03d}_0000.nii.gz")
+    nibabel.save(nibabel.Nifti1Image(inside, geometry), labels / f"large_{number:03d}.nii.gz")
+
+
 @pytest.mark.slow
 def test_two_processes_find_what_one_finds(ready: Workspace, tmp_path: Path) -> None:
     flags = ["--noise", "1,3", "--attack", "pgd,square", "--steps", "5", "--queries", "10", "--batch-size", "4"]
@@ -288,6 +355,35 @@ def test_whole_volumes_without_noise_are_nnunets_validation(ready: Workspace, tm
     assert not (folder.parent / "journal" / "noise").exists()
 
 
+@pytest.mark.parametrize("padding", [False, True])
+def test_the_norm_of_slices_csv_is_that_of_the_saved_noise(
+    ready: Workspace, raw: tuple[Path, Path], tmp_path: Path, padding: bool
+) -> None:
+    """Of a case smaller than the patch: all of the noise lies on the image, unless it is wanted on the padding, too."""
+    for folder in raw:
+        first, *others = sorted(folder.iterdir())
+        for file in others:
+            file.unlink()
+        nibabel.save(nibabel.load(first).slicer[10:50, 6:57], first)
+    case = first.name[:-7]
+    choice = Choice((3.0,), settings=Settings(steps=2), images=raw[0], references=raw[1], noise_on_padding=padding)
+    model = find_models(ready.results.parent, DATASET, trainers=["nnUNetTrainerIMA"])[0]
+    subject = prepare(model, choice, None, torch.device("cpu"))
+    journal = open_journal(subject, choice, tmp_path, False)
+    keep = KeptNoise(journal, plan(choice, subject.settings)[0][0])
+    summary, found = evaluate_one(subject, choice, journal, keep)
+    predict_volumes(subject, found, keep, tmp_path / "volumes", save=True)
+    noisy = nibabel.load(tmp_path / "volumes" / "noise_3" / "images" / f"{case}_0000.nii.gz").get_fdata()
+    change = noisy - nibabel.load(raw[0] / f"{case}_0000.nii.gz").get_fdata()
+    level = summary["levels"][1]
+    saved = np.sqrt((change**2).sum((0, 1))) / (level["rms_in_units"] / level["rms_per_pixel"])
+    norms = found.found["pgd"].norms[1]
+    assert change.shape[:2] == (40, 51) and len(norms) == summary["slices"] > 3
+    assert level["rms_per_pixel"] == pytest.approx(3 / np.sqrt(64 * 64 if padding else 40 * 51))
+    share = [float(saved[number] / norm) for (_, number), norm in zip(found.slices, norms, strict=True)]
+    assert max(share) < 0.9 if padding else share == pytest.approx([1] * len(share), rel=1e-3)
+
+
 def test_classes_that_do_not_exist_cannot_vanish(ready: Workspace, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="--vanish liver: the model has no such class, only"):
         _evaluated(tmp_path, "--noise", "2", "--attack", "vanish", "--vanish", "liver")
@@ -300,3 +396,35 @@ def test_there_must_be_a_model_to_transfer_from(ready: Workspace, tmp_path: Path
         tmp_path, "--noise", "2", "--steps", "2", "--attack", "pgd,transfer", "--transfer-from", "nnUNetTrainerPlain"
     )
     assert "transfer" in content["models"][0]["others"]
+
+
+def test_noise_of_a_surrogate_trained_anew_is_made_anew(ready: Workspace, tmp_path: Path) -> None:
+    """Its name stays, its network does not: what was transferred differs, and all else is taken from the journal."""
+    model, surrogate = find_models(ready.results.parent, DATASET, trainers=["nnUNetTrainerIMA", "nnUNetTrainerPlain"])
+    choice = Choice((2.0,), ("pgd", "transfer"), settings=Settings(steps=3))
+
+    def run() -> tuple[dict[str, Any], Sweep, list[str]]:
+        subject = prepare(model, choice, ready.preprocessed.parent, torch.device("cpu"), surrogate)
+        summary, found = evaluate_one(subject, choice, open_journal(subject, choice, tmp_path, False))
+        return summary, found, (tmp_path / "journal" / "rank0.jsonl").read_text().splitlines()
+
+    summary, found, lines = run()
+    before = surrogate.checkpoint_file.read_bytes()
+    state = torch.load(surrogate.checkpoint_file, weights_only=False)
+    generator = torch.Generator().manual_seed(0)
+    for weight in state["network_weights"].values():
+        weight += 0.3 * weight.std(correction=0) * torch.randn(weight.shape, generator=generator)
+    try:
+        torch.save(state, surrogate.checkpoint_file)
+        second, again, more = run()
+        assert second["transfer_from"]["checkpoint_sha256"] == file_digest(surrogate.checkpoint_file)
+    finally:
+        surrogate.checkpoint_file.write_bytes(before)
+    assert summary["transfer_from"]["checkpoint_sha256"] == file_digest(surrogate.checkpoint_file)
+    assert {name: summary["transfer_from"][name] for name in ("trainer", "plans", "fold")} == {
+        "trainer": "nnUNetTrainerPlain", "plans": "nnUNetPlansIMA", "fold": "0",
+    }  # fmt: skip
+    assert {json.loads(line)["noise"].split()[0] for line in more[len(lines) :]} == {"transfer"}
+    for name, one in found.found.items():
+        same = (again.found[name].counts == one.counts).all((1, 2, 3)).tolist()
+        assert same == [True, name != "transfer"], name

@@ -8,9 +8,9 @@ from torch import Tensor
 
 from nnunet_ima.attacks import ball
 from nnunet_ima.attacks.ball import Generators, Norm
-from nnunet_ima.attacks.frozen import Model, frozen, input_gradient
+from nnunet_ima.attacks.frozen import Model, frozen, input_gradient, steady
 from nnunet_ima.attacks.objective import CrossEntropy, Objective
-from nnunet_ima.attacks.worst import Worst, scores
+from nnunet_ima.attacks.worst import Worst, scores, still_rising
 
 MOMENTUM = 0.75
 PROGRESS = 0.75
@@ -36,10 +36,11 @@ def apgd(
     """The worst point that Auto-PGD meets on its path, per sample; arguments and result as for `pgd`.
 
     A step has the length 2 * epsilon at first, with momentum. At checkpoints that come ever more often a sample whose
-    loss has stalled halves its step and goes back to the point of its largest loss; there is no step size to choose.
+    progress (`Objective.tracked`, in general its loss) has stalled halves its step and goes back to the point of its
+    largest progress; there is no step size to choose.
 
-    schedule: phases (radius as a multiple of epsilon, share of the steps); each starts where the one before had its
-        largest loss, pulled into its ball. Only points within epsilon count. `SCHEDULE` is SEA's.
+    schedule: phases (radius as a multiple of epsilon, share of the steps); each starts at the worst point of the one
+        before, pulled into its ball. Only points within epsilon count. `SCHEDULE` is SEA's.
 
     Raises ValueError as `pgd` does, and for a schedule that does not end at epsilon.
     """
@@ -62,11 +63,11 @@ def apgd(
                 break
             phase = _Phase(model, x[active], y[active], factor * radius[active], objective, norm, bounds)
             seen = Worst(point[active])
-            phase.climb(point[active], length, seen if factor == 1.0 else None)
-            point[active] = phase.peak
+            phase.climb(point[active], length, seen, within=factor == 1.0)
+            point[active] = seen.point
             if factor == 1.0:
                 worst.update(active, seen.point, seen.score)
-                active = active[worst.score[active, 0] < objective.worst]
+                active = active[still_rising(worst.score[active], objective)]
     return torch.where(ball.broadcast(radius > 0, x), worst.point, x)
 
 
@@ -89,7 +90,7 @@ def checkpoints(steps: int) -> list[int]:
 
 @dataclass
 class _Phase:
-    """Auto-PGD within one radius; after `climb`, `peak` is the point of the largest loss of each sample."""
+    """Auto-PGD within one radius."""
 
     model: Model
     x: Tensor
@@ -99,15 +100,15 @@ class _Phase:
     norm: Norm
     bounds: tuple[float, float] | None
 
-    def climb(self, start: Tensor, steps: int, seen: Worst | None) -> None:
-        """`steps` steps from `start`; the points met are entered into `seen`, and a sample that reaches the worst
-        badness there leaves the search."""
+    def climb(self, start: Tensor, steps: int, seen: Worst, within: bool) -> None:
+        """`steps` steps from `start`; the points met are entered into `seen`. within: the radius is that of the noise
+        level, so that a sample which reaches the worst badness leaves the search."""
         count = len(self.x)
         everyone = torch.arange(count, device=self.x.device)
         point = self._inside(start, everyone)
         before = point.clone()
         step = 2 * self.radius
-        self.peak, at_peak = point.clone(), torch.zeros_like(point)
+        peak, at_peak = point.clone(), torch.zeros_like(point)
         largest = torch.full((count,), -torch.inf, device=self.x.device)
         rises, halved = (
             torch.zeros(count, device=self.x.device),
@@ -117,22 +118,25 @@ class _Phase:
         looks, since = set(checkpoints(steps)), 0
         active = everyone
         for number in range(steps + 1):
-            gradient, loss, going = self._look(point, active, number / steps, number == steps, seen)
-            higher = loss > largest[active]
+            gradient, score = self._look(point, active, number / steps, number == steps)
+            progress = score[:, 1]
+            higher = progress > largest[active]
             if number:
-                rises[active] += (loss > last[active]).float()
-            last[active] = loss
-            largest[active] = torch.where(higher, loss, largest[active])
-            self.peak[active] = torch.where(ball.broadcast(higher, point), point[active], self.peak[active])
+                rises[active] += (progress > last[active]).float()
+                since += 1
+            last[active] = progress
+            largest[active] = torch.where(higher, progress, largest[active])
+            peak[active] = torch.where(ball.broadcast(higher, point), point[active], peak[active])
+            seen.update(active, point[active], score)
+            going = still_rising(score, self.objective) if within else slice(None)
             active, gradient = active[going], gradient[going]
             if number == steps or len(active) == 0:
                 break
             at_peak[active] = torch.where(ball.broadcast(higher[going], point), gradient, at_peak[active])
-            since += 1
             if number in looks:
                 stalled = (rises < PROGRESS * since) | (~halved & (largest <= largest_then))
                 step = torch.where(stalled, step / 2, step)
-                point = torch.where(ball.broadcast(stalled, point), self.peak, point)
+                point = torch.where(ball.broadcast(stalled, point), peak, point)
                 before = torch.where(ball.broadcast(stalled, point), point, before)
                 gradient = torch.where(ball.broadcast(stalled[active], point), at_peak[active], gradient)
                 halved, largest_then, since = stalled, largest.clone(), 0
@@ -143,22 +147,17 @@ class _Phase:
             moved = self._inside(here + share * (plain - here) + (1 - share) * (here - before[active]), active)
             before[active], point[active] = here, moved
 
-    def _look(
-        self, point: Tensor, active: Tensor, progress: float, at_end: bool, seen: Worst | None
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Direction of ascent and loss at the active points, and which of them go on."""
-        iterate = point[active].requires_grad_(not at_end)
-        logits = self.model(iterate)
-        loss = self.objective.at(progress).loss(logits, self.y[active])
-        going = torch.ones_like(active, dtype=torch.bool)
-        if seen is not None:
-            score = scores(self.objective, logits, self.y[active], loss)
-            seen.update(active, iterate.detach(), score)
-            going = score[:, 0] < self.objective.worst
+    def _look(self, point: Tensor, active: Tensor, share: float, at_end: bool) -> tuple[Tensor, Tensor]:
+        """Direction of ascent at the active points, and their score: (N, 2) = badness and progress."""
+        iterate, reference = point[active].requires_grad_(not at_end), self.y[active]
+        logits = steady(self.model(iterate))
+        objective = self.objective.at(share)
+        loss = objective.loss(logits, reference)
+        score = scores(objective, logits, reference, objective.tracked(logits.detach(), reference, loss.detach()))
         if at_end:
-            return torch.zeros_like(iterate), loss.detach().float(), going
-        gradient = input_gradient(loss, iterate, self.y[active])
-        return ball.direction(gradient, self.norm), loss.detach().float(), going
+            return torch.zeros_like(iterate), score
+        gradient = input_gradient(loss, iterate, reference)
+        return ball.direction(gradient, self.norm), score
 
     def _inside(self, point: Tensor, rows: Tensor) -> Tensor:
         x = self.x[rows]

@@ -18,14 +18,15 @@ def check_norm(norm: str) -> None:
 
 def per_sample(value: float | Tensor, x: Tensor, name: str) -> Tensor:
     """One non-negative float32 number per sample of `x`, shape (N,), from a number or a tensor of shape (N,)."""
-    numbers = torch.as_tensor(value, dtype=torch.float32, device=x.device)
+    # Looked at where they are: for numbers of the host it does not wait for the device.
+    numbers = torch.as_tensor(value, dtype=torch.float32)
     if numbers.ndim == 0:
         numbers = numbers.expand(len(x))
     if numbers.shape != (len(x),):
         raise ValueError(f"{name} must be a number or one per sample ({len(x)}), got shape {tuple(numbers.shape)}.")
     if not bool((torch.isfinite(numbers) & (numbers >= 0)).all()):
         raise ValueError(f"{name} must be finite and not negative, got {numbers.min().item()}..{numbers.max().item()}.")
-    return numbers
+    return numbers.to(x.device, non_blocking=True)
 
 
 def broadcast(numbers: Tensor, x: Tensor) -> Tensor:
@@ -76,7 +77,8 @@ def _noise(x: Tensor, generator: Generators, gaussian: bool) -> Tensor:
     draw = torch.randn if gaussian else torch.rand
     if isinstance(generator, Sequence):
         generator = generators(x, generator)
-        return torch.stack([draw(x.shape[1:], generator=g, device=g.device).to(x.device) for g in generator])
+        drawn = torch.stack([draw(x.shape[1:], generator=g, device=g.device) for g in generator])
+        return drawn.to(x.device, non_blocking=True)
     return draw(x.shape, generator=generator, device=generator.device if generator else x.device).to(x.device)
 
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from nnunet_ima.attacks import ball
 from nnunet_ima.attacks.ball import Generators, Norm
-from nnunet_ima.attacks.frozen import Model, frozen, input_gradient
+from nnunet_ima.attacks.frozen import Model, frozen, input_gradient, steady
 from nnunet_ima.attacks.objective import CrossEntropy, Objective
 
 
@@ -109,7 +109,7 @@ class _Search:
         self.correct = self.objective.correct(logits.detach(), self.y)
         self.active = torch.nonzero(self.correct & (self.radius > 0)).squeeze(1)
         if wants_gradient and len(self.active):
-            loss = self.objective.loss(logits, self.y)[self.active]
+            loss = self.objective.loss(steady(logits), self.y)[self.active]
             self.gradient = input_gradient(loss, leaf, self.y, retain_graph=keep_graph)[self.active]
 
     def start_at(self, start: Tensor) -> None:
@@ -128,19 +128,22 @@ class _Search:
         """Look at one new point per active sample: who crossed leaves, the others get their next gradient."""
         if len(self.active) == 0:
             return
-        point = point.detach().requires_grad_(not last)
-        reference = self.y[self.active]
+        active, point = self.active, point.detach().requires_grad_(not last)
+        reference = self.y[active]
         with torch.set_grad_enabled(not last):
             logits = self.model(point)
         right = self.objective.correct(logits.detach(), reference)
+        self.crossed[active] = ~right
+        stays = ball.broadcast(right, point)
+        self.wrong_end[active] = torch.where(stays, self.wrong_end[active], point.detach())
+        self.correct_end[active] = torch.where(stays, point.detach(), self.correct_end[active])
+        if last:
+            return
+        # The one place of a step where the host waits for the device: how many go on.
         going = torch.nonzero(right).squeeze(1)
-        left = self.active[~right]
-        self.crossed[left] = True
-        self.wrong_end[left] = point.detach()[~right]
-        self.active = self.active[going]
-        self.correct_end[self.active] = point.detach()[going]
-        if not last and len(going):
-            loss = self.objective.loss(logits, reference)[going]
+        self.active = active[going]
+        if len(going):
+            loss = self.objective.loss(steady(logits), reference)[going]
             self.gradient = input_gradient(loss, point, reference)[going]
 
     def bisect(self, bisections: int) -> Boundary:

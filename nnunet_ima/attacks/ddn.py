@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from nnunet_ima.attacks import ball
-from nnunet_ima.attacks.frozen import Model, frozen, input_gradient
+from nnunet_ima.attacks.frozen import Model, frozen, input_gradient, steady
 from nnunet_ima.attacks.objective import CrossEntropy, Objective
 
 GAMMA = 0.05
@@ -45,7 +45,7 @@ def ddn(
             best = torch.where(ball.broadcast(shorter, x), point.detach(), best)
             if step == steps:
                 break
-            gradient = input_gradient(objective.loss(logits, y), point, y)
+            gradient = input_gradient(objective.loss(steady(logits), y), point, y)
             pace = initial * (0.01 + 0.99 * (1 + math.cos(math.pi * step / steps)) / 2)
             norm = norm * torch.where(wrong, 1 - GAMMA, 1 + GAMMA)
             delta = delta + pace * ball.direction(gradient, "l2")

@@ -20,6 +20,10 @@ class Objective:
         """What the attack climbs, shape (N,), differentiable."""
         raise NotImplementedError
 
+    def tracked(self, logits: Tensor, y: Tensor, loss: Tensor) -> Tensor:
+        """What Auto-PGD judges its steps by, (N,): the loss (N,), unless that falls where an attack succeeds."""
+        return loss
+
     def correct(self, logits: Tensor, y: Tensor) -> Tensor:
         """Whether the model is right on a sample, bool (N,)."""
         raise NotImplementedError

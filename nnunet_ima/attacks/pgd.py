@@ -5,9 +5,9 @@ from torch import Tensor
 
 from nnunet_ima.attacks import ball
 from nnunet_ima.attacks.ball import Generators, Norm
-from nnunet_ima.attacks.frozen import Model, frozen, input_gradient
+from nnunet_ima.attacks.frozen import Model, frozen, input_gradient, steady
 from nnunet_ima.attacks.objective import CrossEntropy, Objective
-from nnunet_ima.attacks.worst import Worst, scores
+from nnunet_ima.attacks.worst import Worst, scores, still_rising
 
 
 def pgd(
@@ -57,14 +57,14 @@ def pgd(
                 break
             iterate = point[active].requires_grad_(step < steps)
             reference = y[active]
-            logits = model(iterate)
+            logits = steady(model(iterate))
             loss = objective.at(step / steps).loss(logits, reference)
             score = scores(objective, logits, reference, loss)
             worst.update(active, iterate.detach(), score)
             if step == steps:
                 break
             gradient = input_gradient(loss, iterate, reference)
-            going = score[:, 0] < objective.worst
+            going = still_rising(score, objective)
             active, gradient = active[going], gradient[going]
             length = ball.broadcast(alpha / steps * radius[active], x)
             moved = point[active] + length * ball.direction(gradient, norm) - x[active]

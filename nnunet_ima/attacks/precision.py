@@ -20,6 +20,14 @@ def autocast(device: torch.device, wanted: bool) -> AbstractContextManager[objec
 
 
 def attack_precision(device: torch.device, wanted: str) -> AbstractContextManager[object]:
-    """On the CPU bfloat16 if `wanted` says so, or is `auto` and the processor has it; elsewhere what holds already."""
-    chosen = wanted == "bfloat16" or (wanted == "auto" and native_bfloat16(device))
-    return autocast(device, device.type == "cpu" and chosen)
+    """`float32`: no autocast, whatever holds; `bfloat16`: autocast to it; `auto`: on the CPU bfloat16 where the
+    processor has it, else what holds already (on CUDA the training's own float16)."""
+    if wanted == "float32":
+        return torch.autocast(device.type, enabled=False) if torch.is_autocast_enabled(device.type) else nullcontext()
+    return autocast(device, wanted == "bfloat16" or (device.type == "cpu" and native_bfloat16(device)))
+
+
+def training_pass_serves(device: torch.device, wanted: str) -> bool:
+    """Whether the logits of a training step's clean pass are as precise as attacks in the precision `wanted` are to be:
+    not those of an autocast for attacks in float32."""
+    return wanted != "float32" or not torch.is_autocast_enabled(device.type)

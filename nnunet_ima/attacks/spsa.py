@@ -7,7 +7,7 @@ from nnunet_ima.attacks import ball
 from nnunet_ima.attacks.ball import Generators, Norm
 from nnunet_ima.attacks.frozen import Model, frozen
 from nnunet_ima.attacks.objective import CrossEntropy, Objective
-from nnunet_ima.attacks.worst import Worst, scores
+from nnunet_ima.attacks.worst import Worst, scores, still_rising
 
 CHUNK = 128
 """Noisy copies of one sample per forward."""
@@ -50,7 +50,7 @@ def spsa(
             if len(active) == 0:
                 break
             worst.update(active, point[active], scores(objective, model(point[active]), y[active]))
-            active = active[worst.score[active, 0] < objective.worst]
+            active = active[still_rising(worst.score[active], objective)]
             if step == steps or len(active) == 0:
                 break
             gradient = torch.stack(

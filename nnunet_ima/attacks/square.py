@@ -1,6 +1,7 @@
 """Square Attack with one noise level per sample: random search without gradients (Andriushchenko et al., ECCV 2020)."""
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -9,7 +10,7 @@ from nnunet_ima.attacks import ball
 from nnunet_ima.attacks.ball import Generators, Norm
 from nnunet_ima.attacks.frozen import Model, frozen
 from nnunet_ima.attacks.objective import CrossEntropy, Objective
-from nnunet_ima.attacks.worst import Worst, scores
+from nnunet_ima.attacks.worst import Worst, scores, still_rising
 
 SHARE = 0.8
 """Share of the pixels that the first squares cover; the paper's default."""
@@ -43,7 +44,7 @@ def square(
     x = x.detach()
     radius = ball.per_sample(epsilon, x, "epsilon")
     draws = ball.generators(x, generator)
-    propose, begin = (_l2, _l2_start) if norm == "l2" else (_linf, _linf_start)
+    search: type[_Search] = _L2 if norm == "l2" else _Linf
     worst = Worst(x)
     active = torch.nonzero(radius > 0).squeeze(1)
     with frozen(model), torch.no_grad():
@@ -51,15 +52,14 @@ def square(
             if len(active) == 0:
                 break
             side = _side(step / steps, x.shape)
-            candidates = []
-            for row in active.tolist():
-                eps, delta = float(radius[row]), worst.point[row] - x[row]
-                new = begin(delta, eps, draws[row]) if step == 0 else propose(delta, eps, side, draws[row])
-                candidates.append(new)
-            delta = torch.stack(candidates).to(x)
+            # Drawn on the host, for all samples, in one transfer: the device works through it without a wait.
+            drawn = torch.tensor([search.draw(x.shape[1:], side, step == 0, draw) for draw in draws])
+            numbers = drawn.to(x.device, non_blocking=True)[active]
+            proposal = search(worst.point[active] - x[active], radius[active], side, numbers)
+            delta = proposal.begun() if step == 0 else proposal.moved()
             point = ball.step_inside(x[active], delta, radius[active], norm, bounds)
             worst.update(active, point, scores(objective, model(point), y[active]))
-            active = active[worst.score[active, 0] < objective.worst]
+            active = active[still_rising(worst.score[active], objective)]
     return torch.where(ball.broadcast(radius > 0, x), worst.point, x)
 
 
@@ -75,72 +75,136 @@ def _integer(below: int, generator: torch.Generator) -> int:
     return int(torch.randint(max(below, 1), (), generator=generator, device=generator.device))
 
 
-def _signs(count: int, generator: torch.Generator, like: Tensor) -> Tensor:
-    drawn = torch.randint(2, (count,), generator=generator, device=generator.device)
-    return (2 * drawn - 1).to(like)
+def _signs(count: int, generator: torch.Generator) -> list[int]:
+    return [2 * bit - 1 for bit in torch.randint(2, (count,), generator=generator, device=generator.device).tolist()]
 
 
-def _corner(delta: Tensor, side: int, generator: torch.Generator) -> tuple[slice, slice]:
-    top = _integer(delta.shape[1] - side + 1, generator)
-    left = _integer(delta.shape[2] - side + 1, generator)
-    return slice(top, top + side), slice(left, left + side)
+def _corner(shape: torch.Size, side: int, generator: torch.Generator) -> list[int]:
+    return [_integer(shape[1] - side + 1, generator), _integer(shape[2] - side + 1, generator)]
 
 
-def _linf_start(delta: Tensor, epsilon: float, generator: torch.Generator) -> Tensor:
-    """Vertical stripes of +-epsilon, one pixel wide."""
-    channels, height, width = delta.shape
-    stripes = _signs(channels * width, generator, delta).view(channels, 1, width)
-    return epsilon * stripes.expand(channels, height, width)
+@dataclass
+class _Search:
+    """The next candidates of a batch. delta: (N, C, H, W), the best noise so far; epsilon: (N,); side: of the squares;
+    numbers: (N, k), what `draw` drew for each sample."""
+
+    delta: Tensor
+    epsilon: Tensor
+    side: int
+    numbers: Tensor
+
+    @staticmethod
+    def draw(shape: torch.Size, side: int, at_start: bool, generator: torch.Generator) -> list[int]:
+        """The random numbers of one sample (C, H, W), whole and as many for each."""
+        raise NotImplementedError
+
+    def begun(self) -> Tensor:
+        """The first candidates, (N, C, H, W)."""
+        raise NotImplementedError
+
+    def moved(self) -> Tensor:
+        """The next ones."""
+        raise NotImplementedError
+
+    def _window(self, corner: Tensor, side: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Index of a square of each sample and all its channels; corner: (N, 2), top and left."""
+        count, channels = self.delta.shape[:2]
+        reach = torch.arange(side, device=corner.device)
+        samples = torch.arange(count, device=corner.device).view(-1, 1, 1, 1)
+        every = torch.arange(channels, device=corner.device).view(1, -1, 1, 1)
+        return samples, every, (corner[:, :1] + reach)[:, None, :, None], (corner[:, 1:] + reach)[:, None, None, :]
 
 
-def _linf(delta: Tensor, epsilon: float, side: int, generator: torch.Generator) -> Tensor:
-    """One square set to +-epsilon, a sign per channel."""
-    new = delta.clone()
-    rows, columns = _corner(delta, side, generator)
-    new[:, rows, columns] = epsilon * _signs(len(delta), generator, delta).view(-1, 1, 1)
-    return new
+class _Linf(_Search):
+    @staticmethod
+    def draw(shape: torch.Size, side: int, at_start: bool, generator: torch.Generator) -> list[int]:
+        if at_start:
+            return _signs(shape[0] * shape[2], generator)
+        return [*_corner(shape, side, generator), *_signs(shape[0], generator)]
+
+    def begun(self) -> Tensor:
+        """Vertical stripes of +-epsilon, one pixel wide."""
+        count, channels, _, width = self.delta.shape
+        stripes = self.numbers.to(self.delta).view(count, channels, 1, width)
+        return ball.broadcast(self.epsilon, self.delta) * stripes.expand_as(self.delta)
+
+    def moved(self) -> Tensor:
+        """One square set to +-epsilon, a sign per channel."""
+        new = self.delta.clone()
+        corner, signs = self.numbers[:, :2], self.numbers[:, 2:].to(new)
+        new[self._window(corner, self.side)] = (self.epsilon[:, None] * signs)[..., None, None]
+        return new
 
 
-def _l2_start(delta: Tensor, epsilon: float, generator: torch.Generator) -> Tensor:
-    """A grid of five by five bumps of random signs, scaled to the noise level."""
-    new = torch.zeros_like(delta)
-    side = max(1, min(delta.shape[1:]) // 5)
-    for top in range(0, delta.shape[1] - side + 1, side):
-        for left in range(0, delta.shape[2] - side + 1, side):
-            signs = _signs(len(delta), generator, delta).view(-1, 1, 1)
-            new[:, top : top + side, left : left + side] = signs * _bump(side, generator).to(delta)
-    scaled: Tensor = new * (epsilon / ball.size(new[None], "l2").clamp_min(1e-12))
-    return scaled
+class _L2(_Search):
+    @staticmethod
+    def draw(shape: torch.Size, side: int, at_start: bool, generator: torch.Generator) -> list[int]:
+        if at_start:
+            bumps = len(_grid(shape))
+            return [number for _ in range(bumps) for number in (*_signs(shape[0], generator), _integer(2, generator))]
+        side = _l2_side(shape, side)
+        corners = [*_corner(shape, side, generator), *_corner(shape, side, generator)]
+        return [*corners, *_signs(shape[0], generator), _integer(2, generator)]
+
+    def begun(self) -> Tensor:
+        """A grid of five by five bumps of random signs, scaled to the noise level."""
+        new = torch.zeros_like(self.delta)
+        shape = new.shape[1:]
+        side = _grid_side(shape)
+        drawn = self.numbers.view(len(new), -1, shape[0] + 1)
+        for number, (top, left) in enumerate(_grid(shape)):
+            signs, lying = drawn[:, number, :-1].to(new), drawn[:, number, -1]
+            new[:, :, top : top + side, left : left + side] = signs[..., None, None] * _bumps(lying, side, new)
+        return new * ball.broadcast(self.epsilon / ball.size(new, "l2").clamp_min(1e-12), new)
+
+    def moved(self) -> Tensor:
+        """The noise within one window, and all that the budget still allows, moved into a bump in another (Alg. 3)."""
+        delta, channels = self.delta, self.delta.shape[1]
+        side = _l2_side(delta.shape[1:], self.side)
+        into, out = (self._window(self.numbers[:, at : at + 2], side) for at in (0, 2))
+        emptied = delta.clone()
+        emptied[into], emptied[out] = 0.0, 0.0
+        # What both windows held, and what was unused, is free to spend.
+        unused = (self.epsilon.square() - delta.square().flatten(1).sum(1)).clamp_min(0)[:, None] / channels
+        freed = delta.square().sum((2, 3)) - emptied.square().sum((2, 3))
+        signs, lying = self.numbers[:, 4:-1].to(delta), self.numbers[:, -1]
+        bump = _unit(delta[into]) + signs[..., None, None] * _bumps(lying, side, delta)
+        emptied[into] = _unit(bump) * (freed.clamp_min(0) + unused).sqrt()[..., None, None]
+        return emptied
 
 
-def _l2(delta: Tensor, epsilon: float, side: int, generator: torch.Generator) -> Tensor:
-    """The noise within one window, and all that the budget still allows, moved into a bump in another (Alg. 3)."""
-    channels = len(delta)
-    side = min(max(side, 3), *delta.shape[1:])
-    into, out = ((slice(None), *_corner(delta, side, generator)) for _ in range(2))
-    emptied = delta.clone()
-    emptied[into], emptied[out] = 0.0, 0.0
-    # What both windows held, and what was unused, is free to spend.
-    unused = max(epsilon**2 - float(delta.square().sum()), 0.0) / channels
-    freed = delta.square().sum((1, 2)) - emptied.square().sum((1, 2))
-    old = delta[into]
-    old = old / old.flatten(1).norm(dim=1).clamp_min(1e-12).view(-1, 1, 1)
-    bump = old + _signs(channels, generator, delta).view(-1, 1, 1) * _bump(side, generator).to(delta)
-    bump = bump / bump.flatten(1).norm(dim=1).clamp_min(1e-12).view(-1, 1, 1)
-    emptied[into] = bump * (freed.clamp_min(0) + unused).sqrt().view(-1, 1, 1)
-    return emptied
+def _unit(windows: Tensor) -> Tensor:
+    """Each channel (N, C, side, side) with the norm 1, or 0 where it is 0."""
+    lengths: Tensor = windows.flatten(2).norm(dim=2).clamp_min(1e-12)
+    return windows / lengths[..., None, None]
 
 
-def _bump(side: int, generator: torch.Generator) -> Tensor:
-    """(side, side), L2 norm 1: two pyramids of opposite sign side by side, upright or lying by chance."""
+def _l2_side(shape: torch.Size, side: int) -> int:
+    return min(max(side, 3), shape[1], shape[2])
+
+
+def _grid_side(shape: torch.Size) -> int:
+    return max(1, min(shape[1:]) // 5)
+
+
+def _grid(shape: torch.Size) -> list[tuple[int, int]]:
+    """Corners (top, left) of the bumps that the search begins with."""
+    side = _grid_side(shape)
+    tops, lefts = (range(0, length - side + 1, side) for length in shape[1:])
+    return [(top, left) for top in tops for left in lefts]
+
+
+def _bumps(lying: Tensor, side: int, like: Tensor) -> Tensor:
+    """(N, 1, side, side), L2 norm 1: two pyramids of opposite sign side by side, upright, or lying where told so, (N,)
+    0 or 1."""
     half = side // 2
     pattern = torch.zeros(side, side)
     if half:
         pattern[:half] = _pyramid(half, side)
     pattern[half:] = -_pyramid(side - half, side)
-    if _integer(2, generator):
-        pattern = pattern.T
-    return pattern / ball.size(pattern[None], "l2")
+    both = torch.stack([pattern, pattern.T])
+    both = (both / ball.broadcast(ball.size(both, "l2"), both)).to(like.device, non_blocking=True)
+    return both[lying][:, None]
 
 
 def _pyramid(height: int, width: int) -> Tensor:

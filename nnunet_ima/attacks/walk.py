@@ -7,7 +7,7 @@ from torch import Tensor
 
 from nnunet_ima.attacks import ball
 from nnunet_ima.attacks.ball import Generators, Norm
-from nnunet_ima.attacks.frozen import Model, frozen, input_gradient
+from nnunet_ima.attacks.frozen import Model, frozen, input_gradient, steady
 from nnunet_ima.attacks.objective import CrossEntropy, Objective
 
 
@@ -57,11 +57,11 @@ def walk(
             right = objective.correct(logits.detach(), reference)
             if breakable is not None:
                 right = right | ~breakable[active]
-            gradient = input_gradient(objective.loss(logits, reference), iterate, reference)
+            gradient = input_gradient(objective.loss(steady(logits), reference), iterate, reference)
             held[active] += right
             late[active] += ~right
             if patience is not None:
-                going = late[active] <= patience
+                going = torch.nonzero(late[active] <= patience).squeeze(1)
                 active, gradient = active[going], gradient[going]
             if not len(active):
                 break

@@ -1,5 +1,7 @@
 """The worst point seen so far, per sample: by badness, ties by loss."""
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -27,6 +29,14 @@ def scores(objective: Objective, logits: Tensor, y: Tensor, loss: Tensor | None 
     logits = logits.detach()
     loss = objective.loss(logits, y) if loss is None else loss
     return torch.stack([objective.badness(logits, y).float(), loss.detach().float()], 1)
+
+
+def still_rising(score: Tensor, objective: Objective) -> Tensor | slice:
+    """The rows of `score` whose badness can still grow, as an index: all of them, without a look at the numbers (for
+    which the host would have to wait), where badness has no limit."""
+    if objective.worst == math.inf:
+        return slice(None)
+    return torch.nonzero(score[:, 0] < objective.worst).squeeze(1)
 
 
 def is_worse(score: Tensor, best: Tensor) -> Tensor:

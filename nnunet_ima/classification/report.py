@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
 from nnunet_ima.classification.data import Images
@@ -40,8 +41,8 @@ def summary(model: dict[str, Any], levels: Sequence[float]) -> str:
     return "\n".join([*lines, ""])
 
 
-def _cell(values: Sequence[float]) -> str:
-    text = f"{values[0]:.2f}" + (f" ({values[1]:.1f}-{values[2]:.1f})" if len(values) > 1 else "")
+def _cell(values: Sequence[float | None]) -> str:
+    text = f"{values[0]:.2f}" + (f" ({values[1]:.1f}-{values[2]:.1f})" if values[1] is not None else "")
     return f"{text:>{CELL}}"
 
 
@@ -75,7 +76,8 @@ def curves(models: Sequence[dict[str, Any]], levels: Sequence[float]) -> Any:
             label = attack if len(models) == 1 else f"{model['name']}: {attack}"
             axes.plot(levels, [found["accuracy"][0] for found in row], "o-", label=label)
             if attack == strongest:
-                low, high = zip(*(found["accuracy"][1:] for found in row), strict=True)
+                # A NaN, where there is no interval, draws no band.
+                low, high = np.array([found["accuracy"][1:] for found in row], dtype=float).T
                 axes.fill_between(levels, low, high, alpha=0.15, color=axes.lines[-1].get_color())
     axes.set(xlabel="noise level (norm of the noise, images in 0 to 1)", title="Accuracy (%)", ylim=(0, 100))
     axes.grid(alpha=0.3)

@@ -36,7 +36,8 @@ def _pgd(steps: int, norm: Norm, model: Classifier, x: Tensor, y: Tensor, level:
     """PGD on cross-entropy, then on the margin loss for the images that are still right (methods: Sec. 4.3): broken if
     either breaks it."""
     first = pgd(model, x, y, level, norm=norm, steps=steps, bounds=BOUNDS, generator=draws)
-    with torch.no_grad():
+    # In float32, as the answers are counted: an image that is broken in bfloat16 only still holds.
+    with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
         held = torch.nonzero(model(first).argmax(1) == y).squeeze(1)
     second = first.clone()
     if len(held):
@@ -155,8 +156,9 @@ def white_noise(model: Classifier, images: Images, amplitude: float, device: tor
 
 
 def figures(found: Answers, images: Images, classes: Sequence[str]) -> dict[str, Any]:
-    """In percent, with 95 % intervals over patients (images, where these are unknown): accuracy; sensitivity of each
-    class (its recall; of the second of two it is the specificity of the first); for two the AUC of the first."""
+    """In percent, with 95 % intervals over patients (images, where these are unknown; None for one patient alone):
+    accuracy; sensitivity of each class (its recall; of the second of two it is the specificity of the first); for two
+    the AUC of the first."""
     y = images.y.numpy()
     groups = [group or name for group, name in zip(images.groups, images.names, strict=True)]
     result: dict[str, Any] = {"accuracy": _with_interval(found.right, groups)}
@@ -170,22 +172,36 @@ def figures(found: Answers, images: Images, classes: Sequence[str]) -> dict[str,
     return result
 
 
-def _with_interval(right: NDArray[np.bool_], groups: Sequence[str], seed: int = 0) -> list[float]:
-    """[mean, low, high] in percent: percentile bootstrap of groups."""
+Figure = list[float | None]
+"""Value, and the ends of its interval: None where there is none."""
+
+
+def _with_interval(right: NDArray[np.bool_], groups: Sequence[str], seed: int = 0) -> Figure:
+    """[mean, low, high] in percent: percentile bootstrap of groups; no interval for a single one."""
+    if len(set(groups)) < 2:
+        return _percent(right.mean())
     number_of, draws = resampled(groups, seed=seed)
     sums = np.stack([np.bincount(number_of, right), np.bincount(number_of)], 1)
     total = draws @ sums
-    low, high = np.percentile(total[:, 0] / total[:, 1].clip(1), [2.5, 97.5])
-    return [round(100 * float(value), 2) for value in (right.mean(), low, high)]
+    return _percent(right.mean(), total[:, 0] / total[:, 1].clip(1))
+
+
+def _percent(value: float, found: NDArray[Any] | None = None) -> Figure:
+    """The value with the 2.5 and 97.5 % percentiles of what resamples gave, None where there are none."""
+    limits = (None, None) if found is None else np.percentile(found, [2.5, 97.5]).tolist()
+    return [None if number is None else round(100 * float(number), 2) for number in (value, *limits)]
 
 
 def auc_with_interval(
     scores: NDArray[np.float64], positive: NDArray[np.bool_], groups: Sequence[str], seed: int = 0
-) -> list[float]:
-    """[AUC, low, high] in percent: percentile bootstrap of groups. The AUC is the share of pairs (positive, negative)
-    that the scores order rightly; in a resample a pair counts as often as both its images were drawn."""
+) -> Figure:
+    """[AUC, low, high] in percent: percentile bootstrap of groups; no interval for a single one. The AUC is the share
+    of pairs (positive, negative) that the scores order rightly; in a resample a pair counts as often as both its images
+    were drawn."""
     first, second = scores[positive][:, None], scores[~positive][None]
     ordered = ((first > second) + 0.5 * (first == second)).astype(np.float32)
+    if len(set(groups)) < 2:
+        return _percent(ordered.mean())
     number_of, draws = resampled(groups, seed=seed)
     found = []
     for start in range(0, len(draws), CHUNK):
@@ -194,8 +210,7 @@ def auc_with_interval(
         pairs = of_first.sum(1) * of_second.sum(1)
         usable = pairs > 0
         found.append((((of_first @ ordered) * of_second).sum(1)[usable]) / pairs[usable])
-    low, high = np.percentile(np.concatenate(found), [2.5, 97.5])
-    return [round(100 * float(value), 2) for value in (ordered.mean(), low, high)]
+    return _percent(ordered.mean(), np.concatenate(found))
 
 
 def distances(

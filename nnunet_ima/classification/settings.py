@@ -26,7 +26,8 @@ class Settings:
     method_settings: of the method, by name; what is not given has the method's default.
     optimizer: None: the paper's, AdamW for `ce` and Adam for the others, at torch's defaults; "sgd": momentum 0.9.
     pretrained: the checkpoint of another run whose weights the training starts from.
-    attack_precision: on the CPU; `auto`: bfloat16 where the processor computes it natively, else float32.
+    attack_precision: `float32` or `bfloat16`, or `auto`: on the CPU bfloat16 where the processor computes it natively,
+        else float32; on CUDA the training's float16.
     """
 
     method: str = "ima"

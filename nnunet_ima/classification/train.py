@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from nnunet_ima.attacks.frozen import Model, frozen
 from nnunet_ima.attacks.objective import CrossEntropy
-from nnunet_ima.attacks.precision import attack_precision
+from nnunet_ima.attacks.precision import attack_precision, training_pass_serves
 from nnunet_ima.classification.data import Images
 from nnunet_ima.classification.model import Classifier, build
 from nnunet_ima.classification.settings import Settings
@@ -25,6 +25,7 @@ from nnunet_ima.history import History
 from nnunet_ima.methods.adaptive import Adaptive
 from nnunet_ima.methods.method import Run
 from nnunet_ima.plots import two_panels
+from nnunet_ima.steps import steps_of
 
 
 @dataclass
@@ -154,12 +155,17 @@ class Training:
     def _step(self, x: Tensor, y: Tensor, ids: list[str]) -> float:
         """One optimiser step on a batch and its noisy twins; the loss."""
         self.optimizer.zero_grad(set_to_none=True)
+        self.method.start_step()
         with self._autocast():
-            batch = ClassificationBatch(x, y, ids, self.model, self._attack_precision, not self.method.is_off)
+            serves = training_pass_serves(self.device, self.settings.attack_precision)
+            shares = serves and not self.method.is_off
+            batch = ClassificationBatch(x, y, ids, self.model, self._attack_precision, shares)
             loss = batch.clean.loss() if self.method.is_off else self.method.loss(batch)
         self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
-        self.scaler.step(self.optimizer)
+        with steps_of(self.optimizer) as taken:
+            self.scaler.step(self.optimizer)
         self.scaler.update()
+        self.method.end_step(counts=bool(taken))
         return float(loss.detach())
 
     def _autocast(self) -> Any:

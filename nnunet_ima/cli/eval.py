@@ -77,6 +77,9 @@ def _add_noises(group: Any) -> None:
     group.add_argument("--transfer-from", metavar="TRAINER",
                        help="[OPTIONAL] the model whose noise --attack transfer uses; default: another of those "
                        "compared")  # fmt: skip
+    group.add_argument("--noise-on-padding", action="store_true",
+                       help="[OPTIONAL] attack the zeros, too, that pad slices smaller than the patch, as the authors' "
+                       "code does: for figures beside those of the paper; default: the image's own pixels")  # fmt: skip
     group.add_argument("--seed", type=int, default=0, help="[OPTIONAL] of all random numbers; default: 0")
 
 
@@ -178,10 +181,10 @@ def _folder(args: argparse.Namespace) -> Path:
 
 
 def _evaluate_one(model: Any, surrogate: Any, preprocessed: Path | None, device: Any, args: argparse.Namespace) -> Any:
-    """(subject, summary, sweep, pictures, margins) of a model, its own files written; None on ranks other than 0."""
+    """(classes, summary, sweep, pictures, margins) of a model, its own files written; None on ranks other than 0."""
     from nnunet_ima.evaluation.audit import audit
     from nnunet_ima.evaluation.pictures import margins_picture, pictures
-    from nnunet_ima.evaluation.running import evaluate, open_journal, prepare
+    from nnunet_ima.evaluation.running import evaluate, open_journal, plan, prepare
     from nnunet_ima.evaluation.volumes import KeptNoise, predict_volumes
     from nnunet_ima.segmentation.ranks import rank
 
@@ -190,15 +193,17 @@ def _evaluate_one(model: Any, surrogate: Any, preprocessed: Path | None, device:
     if rank() == 0:
         print(f"{model}: {len(subject.slices)} slices of {len(subject.cases.names)} cases", flush=True)
     wanted = args.volumes or args.save_volumes
-    keep = KeptNoise(own / "journal", choice.attacks[0]) if wanted else None
-    summary, found = evaluate(subject, choice, open_journal(subject, choice, own, args.overwrite), keep)
+    journal = open_journal(subject, choice, own, args.overwrite)
+    keep = KeptNoise(journal, plan(choice, subject.settings)[0][0]) if wanted else None
+    summary, found = evaluate(subject, choice, journal, keep)
     if rank() > 0:
         return None
     if args.audit:
         summary["audit"] = audit(subject, found, choice.batch_size)
     if keep is not None:
         summary["volumes"] = predict_volumes(subject, found, keep, own / "volumes", args.save_volumes, args.surface)
-    evaluated = (subject, summary, found, pictures(subject, found), margins_picture(model.fold_folder))
+    # Not the subject: of several models only one at a time is in memory.
+    evaluated = (subject.classes, summary, found, pictures(subject, found), margins_picture(model.fold_folder))
     _write([evaluated], own, args)
     return evaluated
 
@@ -211,7 +216,7 @@ def _choice(args: argparse.Namespace) -> Any:
     settings = replace(Settings(), **{name: getattr(args, name) for name in names})
     return Choice(
         tuple(args.noise), args.attack, args.corruptions, settings, args.cases, args.slices, args.batch_size,
-        args.vanish, args.i, args.gt,
+        args.vanish, args.i, args.gt, args.noise_on_padding,
     )  # fmt: skip
 
 
@@ -221,14 +226,14 @@ def _write(evaluated: list[Any], folder: Path, args: argparse.Namespace) -> None
     from nnunet_ima.evaluation.report import results, write_results, write_slices
     from nnunet_ima.evaluation.running import circumstances, rank_device, repeatable
 
-    subjects, summaries, sweeps, shown, margins = zip(*evaluated, strict=True)
+    classes, summaries, sweeps, shown, margins = zip(*evaluated, strict=True)
     seconds = sum(found.seconds for found in sweeps)
     command = ["nnunet-ima-eval", *sys.argv[1:]]
     settings = repeatable(_choice(args), command)
     content = results(summaries, settings, circumstances(rank_device(args.device), seconds))
     write_results(folder, content)
     if len(evaluated) == 1:
-        write_slices(folder, sweeps[0], subjects[0].classes)
+        write_slices(folder, sweeps[0], classes[0])
     write_report(folder, content, shown, margins)
 
 

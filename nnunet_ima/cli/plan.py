@@ -56,7 +56,7 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--epochs", type=int, help="[OPTIONAL] default: nnU-Net's")
     result.add_argument("--iterations", type=int, help="[OPTIONAL] training steps per epoch; default: nnU-Net's")
     result.add_argument("--val-iterations", type=int, help="[OPTIONAL] validation steps per epoch; default: nnU-Net's")
-    result.add_argument("--attack-precision", choices=PRECISIONS, help="[OPTIONAL] on the CPU; default: auto")
+    result.add_argument("--attack-precision", choices=PRECISIONS, help="[OPTIONAL] default: auto")
     result.add_argument("--batch-size", type=positive, help="[OPTIONAL] instead of the one in the plans")
     _add_preview_arguments(result.add_argument_group("preview"))
     return result

@@ -59,12 +59,13 @@ def audit(subject: Subject, found: Sweep, batch_size: int = 32) -> list[dict[str
     judged = [name for name in found.found if name in WHITE_BOX] or ["pgd"]
     clean = next(one for one in found.found.values() if one.noise.family == "attack")
     run = [found.found[name] for name in judged if name in found.found] or [clean]
-    dice = np.min([[slice_dice(counts) for counts in one.counts] for one in run], axis=0)
+    # A slice without a Dice is a perfect one, so that any other attack's Dice is lower.
+    dice = np.fmin.reduce([[slice_dice(counts) for counts in one.counts] for one in run])
     chosen = _chosen(found, dice[0])
     if not chosen:
         return []
-    by_name = {(item.case, item.number): item for item in subject.slices}
-    slices = [by_name[found.slices[row]] for row in chosen]
+    by_name = {(place.case, place.number): place for place in subject.slices.places}
+    slices = subject.slices.read([by_name[found.slices[row]] for row in chosen])
     level = _level(clean.levels, dice[:, chosen])
     auditor = _Auditor(subject.target, subject.settings, slices, level, judged, batch_size)
     groups: list[Callable[[], list[Check]]] = [
@@ -190,10 +191,8 @@ class _Auditor:
             gradient = input_gradient(objective.loss(self.target.network(point), y), point, y).float()
         unit, step = ball.direction(gradient, "l2"), 2e-3 * self.level * (1 if self.settings.norm == "l2" else 10)
         with torch.no_grad():
-            ahead, behind = (
-                objective.loss(self.target.network(x + sign * step * unit), y).double() for sign in (0.5, -0.5)
-            )
-        return gradient, ((ahead - behind) * y[0].numel() / step).float()
+            ahead, behind = (objective.loss(self.target.network(x + sign * step * unit), y) for sign in (0.5, -0.5))
+        return gradient, (ahead - behind) * y[0].numel() / step
 
     def effort(self) -> list[Check]:
         """More steps, and more random starts, change little; nor does the scale of the logits matter."""

@@ -33,16 +33,33 @@ class Cases(Protocol):
     def reference(self, case: str) -> Path | None: ...
 
 
-class PreprocessedCases:
+class _LastKept:
+    """Keeps the last case that was loaded: whoever reads slices in order, or needs a case twice, loads it once."""
+
+    _last: tuple[str, tuple[Any, Any, Any, dict[str, Any]]] | None = None
+
+    def load_case(self, case: str) -> tuple[Any, Any, Any, dict[str, Any]]:
+        """Data (C, Z, H, W) and segmentation (1, Z, H, W) as arrays, not to be written to; None; properties."""
+        if self._last is None or self._last[0] != case:
+            # Two cases at once would be one too many.
+            self._last = None
+            self._last = case, self._loaded(case)
+        return self._last[1]
+
+    def _loaded(self, case: str) -> tuple[Any, Any, Any, dict[str, Any]]:
+        raise NotImplementedError
+
+
+class PreprocessedCases(_LastKept):
     """Cases of nnU-Net's preprocessed folder `data`; their raw files are those of nnUNet_raw, if they are there."""
 
     def __init__(self, data: Path, names: Sequence[str], dataset_json: dict[str, Any]) -> None:
         self.names, self._data, self._json = list(names), data, dataset_json
         self._dataset = infer_dataset_class(str(data))(str(data), self.names)
 
-    def load_case(self, case: str) -> tuple[Any, Any, Any, dict[str, Any]]:
-        loaded: tuple[Any, Any, Any, dict[str, Any]] = self._dataset.load_case(case)
-        return loaded
+    def _loaded(self, case: str) -> tuple[Any, Any, Any, dict[str, Any]]:
+        data, segmentation, _, properties = self._dataset.load_case(case)
+        return np.asarray(data[:]), np.asarray(segmentation[:]), None, properties
 
     def images(self, case: str) -> list[Path] | None:
         return raw_files(self._data.parent.name, self._json, case)[0]
@@ -53,7 +70,7 @@ class PreprocessedCases:
         return file if file.is_file() else None
 
 
-class RawCases:
+class RawCases(_LastKept):
     """Raw images (`-i`, CASE_0000.nii.gz, ...) with references (`-gt`, CASE.nii.gz), preprocessed by nnU-Net itself.
 
     UserError, naming the case, where there are no images, or a reference is missing, has another shape than its
@@ -82,7 +99,7 @@ class RawCases:
             if len(found) != wanted:
                 raise UserError(f"-i {images}: case {case} has {len(found)} channels, the model takes {wanted}.")
 
-    def load_case(self, case: str) -> tuple[Any, Any, Any, dict[str, Any]]:
+    def _loaded(self, case: str) -> tuple[Any, Any, Any, dict[str, Any]]:
         predictor = self._predictor
         self._check(case)
         preprocessor = predictor.configuration_manager.preprocessor_class(verbose=False)

@@ -51,6 +51,11 @@ class TrainedModel:
     def checkpoint_file(self) -> Path:
         return self.fold_folder / self.checkpoint
 
+    def told(self) -> dict[str, str]:
+        """What names it, as JSON."""
+        names = ("dataset", "trainer", "plans", "configuration", "fold", "checkpoint")
+        return {name: getattr(self, name) for name in names}
+
     def __str__(self) -> str:
         return f"{self.dataset} {self.folder.name} fold {self.fold} {self.checkpoint}"
 

@@ -47,7 +47,8 @@ class Settings:
 
     steps: of gradient attacks; strong_steps: of each member of the ensemble (SEA: 300); queries: forwards of Square;
     spsa_samples: forwards per estimate of SPSA (paper: 2048), spsa_steps: its steps; vanish: number of the foreground
-    class that should vanish, from 0; restarts: random starts, of which the worst point counts.
+    class that should vanish, from 0; restarts: random starts, of which the worst point counts; surrogate: digest of
+    the model that noise is transferred from, for what another one finds is another noise.
     """
 
     norm: Norm = "l2"
@@ -59,6 +60,7 @@ class Settings:
     spsa_samples: int = 2048
     spsa_steps: int = 20
     vanish: int | None = None
+    surrogate: str | None = None
     seed: int = 0
 
 
@@ -95,20 +97,19 @@ def _climbing(
     objective = target.objective(kind)
     if isinstance(objective, VanishObjective):
         objective = objective.making_vanish(settings.vanish or 0)
-    attack = partial(
-        pgd, network, x, y, level, objective=objective, norm=settings.norm, steps=settings.steps, alpha=settings.alpha,
-        random_start=random_start, generator=draws,
-    )  # fmt: skip
-    with autocast(x.device, native_bfloat16(x.device)):
+    worst, everyone = Worst(x), torch.arange(len(x), device=x.device)
+    for _ in range(settings.restarts):
+        with autocast(x.device, native_bfloat16(x.device)):
+            point = pgd(
+                network, x, y, level, objective=objective, norm=settings.norm, steps=settings.steps,
+                alpha=settings.alpha, random_start=random_start, generator=draws,
+            )  # fmt: skip
         if settings.restarts == 1:
-            return attack()
-        worst = Worst(x)
-        everyone = torch.arange(len(x), device=x.device)
-        for _ in range(settings.restarts):
-            point = attack()
-            with torch.no_grad():
-                worst.update(everyone, point, scores(objective, network(point), y))
-        return worst.point
+            return point
+        # In float32: what is broken in bfloat16 only is not the worst.
+        with torch.no_grad():
+            worst.update(everyone, point, scores(objective, network(point), y))
+    return worst.point
 
 
 def _auto(settings: Settings, target: Target, x: Tensor, y: Tensor, level: float, draws: Draws) -> Tensor:
@@ -222,7 +223,9 @@ ATTACKS: dict[str, Callable[[str, Settings], Noise]] = {
         _spsa, (*_BLACK_BOX, "alpha", "spsa_samples", "spsa_steps"),
         lambda settings: settings.spsa_samples * settings.spsa_steps,
     ),
-    "transfer": _made(_transfer, _PLAIN, lambda settings: 2.0 * settings.steps * settings.restarts),
+    "transfer": _made(
+        _transfer, (*_PLAIN, "surrogate"), lambda settings: 2.0 * settings.steps * settings.restarts
+    ),
     "vanish": partial(_pgd_like, VanishObjective),
 }  # fmt: skip
 """Attacks by the name `--attack` takes."""

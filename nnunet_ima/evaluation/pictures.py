@@ -41,10 +41,11 @@ def pictures(subject: Subject, found: Sweep) -> tuple[float, list[Picture]]:
     dice = np.stack([slice_dice(counts) for counts in main.counts])
     row = shown_row(main, dice)
     rows = _worst_median_best(dice[row])
-    by_name = {(item.case, item.number): item for item in subject.slices}
+    by_name = {(place.case, place.number): place for place in subject.slices.places}
+    shown = subject.slices.read([by_name[found.slices[number]] for number in rows])
     return main.levels[row], [
-        _picture(subject, main.noise, main.levels[row], by_name[found.slices[number]], name)
-        for name, number in zip(("Worst", "Median", "Best"), rows, strict=False)
+        _picture(subject, main.noise, main.levels[row], item, name)
+        for name, item in zip(("Worst", "Median", "Best"), shown, strict=False)
     ]
 
 

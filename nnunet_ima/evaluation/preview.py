@@ -18,7 +18,7 @@ from nnunet_ima.attacks import ball
 from nnunet_ima.attacks.pgd import pgd
 from nnunet_ima.errors import UserError
 from nnunet_ima.evaluation.intensities import original_units, raw_files, root_mean_square, unit_name
-from nnunet_ima.evaluation.slices import Slice, load_slices
+from nnunet_ima.evaluation.slices import Slice, Slices
 from nnunet_ima.evaluation.tiles import TiledNetwork
 from nnunet_ima.files import replacing
 from nnunet_ima.segmentation.dice import SegmentationObjective
@@ -91,9 +91,10 @@ def _slices(labels: Any, folder: Path, count: int) -> list[Slice]:
     found = []
     for number in np.linspace(0, len(cases) - 1, min(count, len(cases))).astype(int):
         dataset = infer_dataset_class(str(folder))(str(folder), [cases[number]])
-        slices = list(load_slices(labels, dataset, [cases[number]], "foreground"))
-        if slices:
-            found.append(max(slices, key=lambda item: int(_foreground(item, labels.label_manager).sum())))
+        slices = Slices(labels, dataset, [cases[number]], "foreground")
+        if len(slices):
+            read = slices.read(slices.places)
+            found.append(max(read, key=lambda item: int(_foreground(item, labels.label_manager).sum())))
     if not found:
         raise UserError(f"{folder}: none of the cases looked at has foreground; check the labels.")
     return found

@@ -1,8 +1,9 @@
 """The noise sweep: every slice under every kind of noise at every level, and what is left of the segmentation."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import groupby
 from time import perf_counter
 from typing import Any, Protocol, TypeVar
 
@@ -16,13 +17,15 @@ from nnunet_ima.attacks import ball
 from nnunet_ima.errors import UserError, is_out_of_memory
 from nnunet_ima.evaluation.journal import Journal, Key, digest
 from nnunet_ima.evaluation.noises import Noise, Target
-from nnunet_ima.evaluation.slices import Slice, batches
+from nnunet_ima.evaluation.slices import P, Placed, Slice, batches
 from nnunet_ima.evaluation.tiles import TiledNetwork
-from nnunet_ima.segmentation.ranks import gathered, rank, world_size
+from nnunet_ima.segmentation.ranks import dealt, gathered, rank, world_size
 
 R = TypeVar("R")
 Plan = Sequence[tuple[Noise, Sequence[float]]]
 """Kinds of noise, each with its levels in ascending order; 0 is no noise."""
+Item = tuple[Noise, float, int]
+"""A piece of work: noise, level and number of the batch."""
 
 
 class Keep(Protocol):
@@ -67,60 +70,91 @@ def target_of(predictor: Any, surrogate: Any = None) -> Target:
 
 def sweep(
     target: Target,
-    slices: Sequence[Slice],
+    slices: Sequence[P],
     plan: Plan,
     batch_size: int,
     seed: int = 0,
     journal: Journal | None = None,
     keep: Keep | None = None,
     progress: bool = True,
+    read: Callable[[Sequence[P]], Sequence[Any]] = list,
 ) -> Sweep:
     """Put every noise of the plan on every slice and count what the target still finds.
 
     Attacks may run in reduced precision; what they found is counted in float32. A slice's result does not depend on
     its batch mates, and a batch too large for the memory is taken in parts. What the journal holds is not computed
-    again. Under torch.distributed each rank takes its share of the work, and all of them get the whole result.
-    keep: called with the perturbations of each batch that is computed here.
+    again. Under torch.distributed the rest is dealt to the ranks by its cost, and all of them get the whole result.
+    keep: called with the perturbations of each batch that is computed here. read: gives the slices of a batch, where
+    `slices` only says which they are; asked once per batch, of which one at a time is in memory.
     """
     ordered = batches(slices, batch_size)
-    work = [(noise, level, batch) for batch in range(len(ordered)) for noise, levels in plan for level in levels]
-    work = work[rank() :: world_size()]
-    known = journal.found if journal else {}
-    left = [item for item in work if _key(*item) not in known or (keep is not None and keep.wants(*item))]
+    known = dict(journal.found) if journal else {}
+    work = _work(plan, ordered)
+    left = _left(work, known, keep)
+    own = shares(left, ordered, world_size())[rank()]
     mine: dict[Key, dict[str, Any]] = {}
-    total, to_do = (round(sum(_cost(*item, ordered) for item in items)) for items in (work, left))
+    everything, to_do, ours = (round(sum(_cost(*item, ordered) for item in items)) for items in (work, left, own))
+    done = everything - to_do
     bar = tqdm(
-        total=total, initial=total - to_do, unit="forward", unit_scale=True, dynamic_ncols=True,
+        total=done + ours, initial=done, unit="forward", unit_scale=True, dynamic_ncols=True,
         disable=not progress or rank() > 0,
     )  # fmt: skip
-    for item in left:
-        noise, level, number = item
+    for batch, items in groupby(own, key=lambda item: item[2]):
+        for item, record in _records(target, read(ordered[batch]), list(items), seed, keep):
+            mine[_key(*item)] = record
+            if journal:
+                journal.add(_key(*item), record)
+            bar.update(round(_cost(*item, ordered)))
+    bar.close()
+    for records in gathered(mine):
+        known.update(records)
+    return _assembled(plan, ordered, known)
+
+
+def _records(
+    target: Target, batch: Sequence[Slice], items: Sequence[Item], seed: int, keep: Keep | None
+) -> Iterator[tuple[Item, dict[str, Any]]]:
+    """What each piece of work on one batch finds."""
+    for item in items:
+        noise, level, _ = item
         started = perf_counter()
-        parts = within_memory(partial(_counted, target, noise=noise, level=level, seed=seed), ordered[number])
+        parts = within_memory(partial(_counted, target, noise=noise, level=level, seed=seed), batch)
         counts, norms, delta = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
         if keep is not None and keep.wants(*item):
-            keep.store(*item, ordered[number], delta)
-        record = {"counts": counts.tolist(), "norms": norms.tolist(), "seconds": perf_counter() - started}
-        mine[_key(*item)] = record
-        if journal:
-            journal.add(_key(*item), record)
-        bar.update(round(_cost(*item, ordered)))
-    bar.close()
-    everything = dict(known)
-    for records in gathered(mine):
-        everything.update(records)
-    return _assembled(plan, ordered, everything)
+            keep.store(*item, batch, delta)
+        yield item, {"counts": counts.tolist(), "norms": norms.tolist(), "seconds": perf_counter() - started}
 
 
 def _key(noise: Noise, level: float, batch: int) -> Key:
     return f"{noise.name} {digest(noise.settings)}", level, batch
 
 
-def _cost(noise: Noise, level: float, batch: int, ordered: Sequence[Sequence[Slice]]) -> float:
-    return len(ordered[batch]) * (noise.cost if level else 0)
+def _work(plan: Plan, ordered: Sequence[Any]) -> list[Item]:
+    return [(noise, level, batch) for batch in range(len(ordered)) for noise, levels in plan for level in levels]
 
 
-def _assembled(plan: Plan, ordered: Sequence[Sequence[Slice]], records: dict[Key, dict[str, Any]]) -> Sweep:
+def _left(work: Sequence[Item], known: Mapping[Key, Any], keep: Keep | None) -> list[Item]:
+    """What is not known yet, or has left no perturbation where one is wanted; the same on every rank."""
+    missing = [
+        number
+        for number, item in enumerate(work)
+        if _key(*item) not in known or (keep is not None and keep.wants(*item))
+    ]
+    # Rank 0 decides for all: what others keep may appear while a rank still looks.
+    return [work[number] for number in gathered(missing)[0]]
+
+
+def _cost(noise: Noise, level: float, batch: int, ordered: Sequence[Sequence[Any]]) -> float:
+    """Forwards, about."""
+    return len(ordered[batch]) * (noise.cost if level else 1)
+
+
+def shares(work: Sequence[Item], ordered: Sequence[Sequence[Any]], ranks: int) -> list[list[Item]]:
+    """The work of each rank, in the order of batches."""
+    return [[work[number] for number in own] for own in dealt([_cost(*item, ordered) for item in work], ranks)]
+
+
+def _assembled(plan: Plan, ordered: Sequence[Sequence[Placed]], records: dict[Key, dict[str, Any]]) -> Sweep:
     found, seconds = {}, 0.0
     for noise, levels in plan:
         rows = [[records[_key(noise, level, number)] for number in range(len(ordered))] for level in levels]

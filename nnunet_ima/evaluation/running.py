@@ -1,10 +1,10 @@
 """One evaluation from its choices to its files: which cases and slices, which noises, where the figures go."""
 
-import hashlib
+import math
 import os
 import platform
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from nnunet_ima.evaluation.journal import Journal, file_digest
 from nnunet_ima.evaluation.models import TrainedModel, load_predictor
 from nnunet_ima.evaluation.noises import Noise, Settings, Target, attack, random_noise
 from nnunet_ima.evaluation.robustness import Sweep, sweep, target_of
-from nnunet_ima.evaluation.slices import Slice, SliceChoice, choose_cases, held_out_cases, load_slices
+from nnunet_ima.evaluation.slices import Placed, SliceChoice, Slices, choose_cases, held_out_cases
 from nnunet_ima.evaluation.summary import summarise
 from nnunet_ima.segmentation.ranks import gathered, rank
 
@@ -33,7 +33,8 @@ UNIT_CASES = 5
 @dataclass(frozen=True)
 class Choice:
     """What is evaluated. attacks: the first is the main one; vanish: name of a class; images, references: folders of
-    other cases than the held-out ones."""
+    other cases than the held-out ones; noise_on_padding: slices are padded to the patch before they are attacked, not
+    after it."""
 
     levels: tuple[float, ...]
     attacks: tuple[str, ...] = ("pgd",)
@@ -45,6 +46,7 @@ class Choice:
     vanish: str | None = None
     images: Path | None = None
     references: Path | None = None
+    noise_on_padding: bool = False
 
     def told(self) -> dict[str, Any]:
         """As JSON, for who wants to repeat it."""
@@ -54,17 +56,18 @@ class Choice:
 
 @dataclass(frozen=True)
 class Subject:
-    """A model with all that is needed to attack it."""
+    """A model with all that is needed to attack it. surrogate: the model that noise is transferred from."""
 
     model: TrainedModel
     predictor: Any
     target: Target
     cases: Cases
-    slices: list[Slice]
+    slices: Slices
     classes: list[str]
     settings: Settings
+    surrogate: TrainedModel | None = None
 
-    def seeds(self, slices: Sequence[Slice]) -> list[str]:
+    def seeds(self, slices: Sequence[Placed]) -> list[str]:
         """What the random numbers of each slice come from."""
         return [f"{self.settings.seed} {item.case} {item.number}" for item in slices]
 
@@ -77,32 +80,36 @@ def join_ranks() -> None:
 
 
 def rank_device(name: str) -> torch.device:
-    """The device of this process: one GPU each."""
+    """The device of this process: one GPU each, which is the current one from now on (what asks for "cuda" gets it)."""
     if name != "cuda":
         return torch.device(name)
-    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
+    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
+    torch.cuda.set_device(device)
+    return device
 
 
 def prepare(
     model: TrainedModel, choice: Choice, preprocessed: Path | None, device: torch.device,
     surrogate: TrainedModel | None = None,
 ) -> Subject:  # fmt: skip
-    """Load the model and its slices. UserError where nothing qualifies, or the surrogate does not fit."""
+    """Load the model and see which slices there are. UserError where there are none, or the surrogate does not fit."""
     predictor = load_predictor(model, device)
     cases, names = _cases(model, predictor, choice, preprocessed)
-    slices = list(load_slices(predictor, cases, names, choice.slices))
-    if not slices:
+    slices = Slices(predictor, cases, names, choice.slices, choice.noise_on_padding)
+    if not len(slices):
         raise UserError(f"{model}: no slice of the {len(names)} cases qualifies; choose others with --slices, --cases.")
     classes = class_names(predictor)
     settings = choice.settings
     if choice.vanish is not None:
         if choice.vanish not in classes:
             raise UserError(f"--vanish {choice.vanish}: the model has no such class, only {', '.join(classes)}.")
-        settings = Settings(**{**asdict(settings), "vanish": classes.index(choice.vanish)})
-    other = load_predictor(surrogate, device) if surrogate else None
-    if other is not None:
+        settings = replace(settings, vanish=classes.index(choice.vanish))
+    other = None
+    if surrogate is not None:
+        other = load_predictor(surrogate, device)
         _check_surrogate(model, predictor, surrogate, other)
-    return Subject(model, predictor, target_of(predictor, other), cases, slices, classes, settings)
+        settings = replace(settings, surrogate=file_digest(surrogate.checkpoint_file))
+    return Subject(model, predictor, target_of(predictor, other), cases, slices, classes, settings, surrogate)
 
 
 def _cases(model: TrainedModel, predictor: Any, choice: Choice, preprocessed: Path | None) -> tuple[Cases, list[str]]:
@@ -116,7 +123,7 @@ def _cases(model: TrainedModel, predictor: Any, choice: Choice, preprocessed: Pa
     return PreprocessedCases(preprocessed / model.dataset / identifier, names, predictor.dataset_json), names
 
 
-def _check_surrogate(model: TrainedModel, predictor: Any, surrogate: TrainedModel | None, other: Any) -> None:
+def _check_surrogate(model: TrainedModel, predictor: Any, surrogate: TrainedModel, other: Any) -> None:
     for name in ("patch_size", "normalization_schemes", "spacing"):
         ours, theirs = (str(getattr(one.configuration_manager, name)) for one in (predictor, other))
         if ours != theirs:
@@ -158,7 +165,8 @@ def open_journal(subject: Subject, choice: Choice, folder: Path, overwrite: bool
     """The journal of the run in `folder`; every rank has read it before any of them writes."""
     identity = {
         "model": file_digest(subject.model.checkpoint_file)[:12],
-        "slices": f"{len(subject.slices)} ({_slices_digest(subject.slices)})",
+        "slices": f"{len(subject.slices)} ({subject.slices.digest})",
+        "noise on": "padding, too" if choice.noise_on_padding else "the image",
         "batch size": str(choice.batch_size),
         "seed": str(choice.settings.seed),
         "device": next(subject.predictor.network.parameters()).device.type,
@@ -169,30 +177,27 @@ def open_journal(subject: Subject, choice: Choice, folder: Path, overwrite: bool
     return journal
 
 
-def _slices_digest(slices: Sequence[Slice]) -> str:
-    """Differs where a slice, its intensities or its reference differ."""
-    found = hashlib.sha256()
-    for item in slices:
-        found.update(f"{item.case} {item.number} {tuple(item.image.shape)}".encode())
-        found.update(item.image.numpy().tobytes())
-        found.update(item.reference.numpy().tobytes())
-    return found.hexdigest()[:12]
-
-
 def evaluate(subject: Subject, choice: Choice, journal: Journal, keep: Any = None) -> tuple[dict[str, Any], Sweep]:
     """The figures of one model, and what was counted."""
     noises = plan(choice, subject.settings)
-    found = sweep(subject.target, subject.slices, noises, choice.batch_size, choice.settings.seed, journal, keep)
-    configuration = subject.predictor.configuration_manager
-    pixels = subject.slices[0].image.shape[0] * int(np.prod(configuration.patch_size))
+    slices, configuration = subject.slices, subject.predictor.configuration_manager
+    found = sweep(
+        subject.target, slices.places, noises, choice.batch_size, choice.settings.seed, journal, keep, read=slices.read
+    )
+    pixels = float(np.median([math.prod(place.shape) for place in slices.places]))
     summary = summarise(subject.model, found, subject.classes, pixels, _units(subject), unit_name(configuration))
-    return summary | {"checkpoint_sha256": file_digest(subject.model.checkpoint_file)}, found
+    summary["checkpoint_sha256"] = file_digest(subject.model.checkpoint_file)
+    if subject.surrogate is not None:
+        summary["transfer_from"] = {
+            **subject.surrogate.told(), "checkpoint_sha256": subject.settings.surrogate
+        }  # fmt: skip
+    return summary, found
 
 
 def _units(subject: Subject) -> float:
     """Original units per SD: the median over channels and some cases."""
     plans, configuration = subject.predictor.plans_manager, subject.predictor.configuration_manager
-    cases = sorted({item.case for item in subject.slices})[:UNIT_CASES]
+    cases = sorted({item.case for item in subject.slices.places})[:UNIT_CASES]
     found = [
         value
         for case in cases

@@ -1,23 +1,50 @@
-"""The 2D slices of preprocessed cases, whole, padded as nnU-Net's predictor pads them."""
+"""The 2D slices of preprocessed cases, whole: which of them count, read when they are needed."""
 
-from collections.abc import Iterable, Iterator, Sequence
+import hashlib
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Protocol, TypeVar, get_args
 
 import numpy as np
 import torch
-from acvl_utils.cropping_and_padding.padding import pad_nd_image
 from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from numpy.typing import NDArray
 from torch import Tensor
 
 from nnunet_ima.errors import UserError
+from nnunet_ima.evaluation.padding import pad
 
 SliceChoice = Literal["complete", "foreground", "all"]
 SLICE_CHOICES: tuple[SliceChoice, ...] = get_args(SliceChoice)
+
+
+class Placed(Protocol):
+    """Case of a slice, its number there, and the shape (C, H, W) of its image."""
+
+    @property
+    def case(self) -> str: ...
+
+    @property
+    def number(self) -> int: ...
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+
+P = TypeVar("P", bound=Placed)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a slice is."""
+
+    case: str
+    number: int
+    shape: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -29,6 +56,10 @@ class Slice:
     number: int
     image: Tensor
     reference: Tensor
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self.image.shape)
 
 
 def held_out_cases(preprocessed: Path, data_identifier: str, fold: str) -> list[str]:
@@ -65,27 +96,60 @@ def choose_cases(held_out: list[str], wanted: str) -> list[str]:
     return sorted(set(names))
 
 
-def load_slices(predictor: Any, dataset: Any, cases: Sequence[str], choice: SliceChoice) -> Iterator[Slice]:
-    """The slices of the cases that count.
+class Slices:
+    """The slices that count of some cases. What is kept is where they are; they are read when they are needed.
 
-    dataset: nnU-Net's, or whatever else has its `load_case`.
-    choice: `complete`, those whose reference holds all foreground classes that occur in their case (the authors'
-        rule); `foreground`, those with any; `all`.
+    places: of the slices, case by case; digest: differs where a slice, its intensities or its reference differ.
     """
-    labels = predictor.label_manager
-    for case in cases:
-        data, segmentation = (np.asarray(array[:]) for array in dataset.load_case(case)[:2])
-        if not np.isfinite(data).all():
-            raise UserError(f"Case {case} has intensities that are not finite: repair the image and preprocess again.")
-        reference = np.maximum(segmentation[:1], 0).astype(np.int16)
-        images = torch.from_numpy(data).float()
-        for number in _qualifying(reference[0], labels.ignore_label, choice):
-            yield Slice(
-                case,
-                number,
-                _pad(images[:, number], predictor.configuration_manager.patch_size, 0.0),
-                _reference(torch.from_numpy(reference[:, number]), labels, predictor.configuration_manager.patch_size),
-            )
+
+    def __init__(
+        self, predictor: Any, dataset: Any, cases: Sequence[str], choice: SliceChoice, padded: bool = False
+    ) -> None:
+        """Reads every case once; UserError for intensities that are not finite.
+
+        dataset: nnU-Net's, or whatever else has its `load_case`.
+        choice: `complete`, those whose reference holds all foreground classes that occur in their case (the authors'
+            rule); `foreground`, those with any; `all`.
+        padded: to at least the patch, so that noise is put on the padding, too.
+        """
+        self._labels, self._dataset = predictor.label_manager, dataset
+        self._patch = predictor.configuration_manager.patch_size if padded else (1, 1)
+        self.places: list[Place] = []
+        found = hashlib.sha256()
+        for case in cases:
+            data, segmentation = self._load(case)
+            if not np.isfinite(data).all():
+                raise UserError(
+                    f"Case {case} has intensities that are not finite: repair the image and preprocess again."
+                )
+            for number in _qualifying(segmentation[0], self._labels.ignore_label, choice):
+                item = self._slice(case, number, data, segmentation)
+                self.places.append(Place(case, number, item.shape))
+                found.update(f"{case} {number} {item.shape}".encode())
+                found.update(item.image.numpy().tobytes())
+                found.update(item.reference.numpy().tobytes())
+        self.digest = found.hexdigest()[:12]
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def read(self, places: Sequence[Place]) -> list[Slice]:
+        """These slices, each with memory of its own; neighbours of one case are read together."""
+        found = []
+        for case, own in groupby(places, key=lambda place: place.case):
+            data, segmentation = self._load(case)
+            found += [self._slice(case, place.number, data, segmentation) for place in own]
+        return found
+
+    def _load(self, case: str) -> tuple[NDArray[Any], NDArray[Any]]:
+        data, segmentation = self._dataset.load_case(case)[:2]
+        return np.asarray(data[:]), np.asarray(segmentation[:])
+
+    def _slice(self, case: str, number: int, data: NDArray[Any], segmentation: NDArray[Any]) -> Slice:
+        # Copies: a view would keep the whole case in memory.
+        image = torch.from_numpy(data[:, number].astype(np.float32))
+        reference = torch.from_numpy(np.maximum(segmentation[:1, number], 0).astype(np.int16))
+        return Slice(case, number, pad(image, self._patch), _reference(pad(reference, self._patch, -1), self._labels))
 
 
 def _qualifying(reference: np.ndarray[Any, Any], ignore_label: int | None, choice: SliceChoice) -> list[int]:
@@ -99,30 +163,24 @@ def _qualifying(reference: np.ndarray[Any, Any], ignore_label: int | None, choic
     return [int(number) for number in np.flatnonzero(kept)]
 
 
-def _reference(labels_map: Tensor, labels: Any, patch_size: Iterable[int]) -> Tensor:
-    """(1, H, W) label map -> padded label map, or one channel per region and the ignore mask as the last."""
-    padded = _pad(labels_map, patch_size, -1)
+def _reference(labels_map: Tensor, labels: Any) -> Tensor:
+    """(1, H, W) label map -> the same, or one channel per region and the ignore mask as the last."""
     if not labels.has_regions:
-        return padded
+        return labels_map
     regions = [
-        torch.isin(padded, torch.tensor([region] if np.isscalar(region) else list(region)).to(padded))
+        torch.isin(labels_map, torch.tensor([region] if np.isscalar(region) else list(region)).to(labels_map))
         for region in labels.foreground_regions
     ]
-    ignored = (padded < 0) if labels.ignore_label is None else (padded < 0) | (padded == labels.ignore_label)
+    outside = labels_map < 0
+    ignored = outside if labels.ignore_label is None else outside | (labels_map == labels.ignore_label)
     return torch.cat([*regions, ignored])
 
 
-def _pad(image: Tensor, patch_size: Iterable[int], value: float) -> Tensor:
-    """(C, H, W) to at least the patch size, centred, as nnU-Net's predictor pads a volume."""
-    padded: Tensor = pad_nd_image(image, tuple(patch_size), "constant", {"value": value}, False)
-    return padded
-
-
-def batches(slices: Iterable[Slice], size: int) -> list[list[Slice]]:
-    """Batches of up to `size` slices of equal shape, from any case."""
-    ordered = sorted(slices, key=lambda item: (tuple(item.image.shape), item.case, item.number))
+def batches(slices: Iterable[P], size: int) -> list[list[P]]:
+    """Batches of up to `size` slices of equal shape, from any case; a case's slices are in a row."""
+    ordered = sorted(slices, key=lambda item: (item.shape, item.case, item.number))
     return [
         group[start : start + size]
-        for group in (list(items) for _, items in groupby(ordered, key=lambda item: tuple(item.image.shape)))
+        for group in (list(items) for _, items in groupby(ordered, key=lambda item: item.shape))
         for start in range(0, len(group), size)
     ]

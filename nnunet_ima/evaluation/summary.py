@@ -19,14 +19,14 @@ WORST = "worst of all"
 
 
 def summarise(
-    model: TrainedModel, found: Sweep, classes: Sequence[str], pixels: int, units: float = math.nan, unit: str = ""
+    model: TrainedModel, found: Sweep, classes: Sequence[str], pixels: float, units: float = math.nan, unit: str = ""
 ) -> dict[str, Any]:
     """All figures in percent; None stands for what is not defined. The first attack of the sweep is the main one.
 
     levels: TVDI, ADI and share of failing slices (Dice not above 60 %) per noise level under the main attack, with
         95 % intervals over cases, and under "..._noise" the same for random noise of that norm.
     others, corruptions: the same figures by the name of the noise.
-    pixels: C*H*W of the patch. units: original intensity units (`unit`) per SD, NaN where unknown.
+    pixels: C*H*W of the slices, their median. units: original intensity units (`unit`) per SD, NaN where unknown.
     """
     cases = [case for case, _ in found.slices]
     main = next(one for one in found.found.values() if one.noise.family == "attack")
@@ -37,12 +37,7 @@ def summarise(
             level[f"{key}_noise"] = percent(metric(control.counts[row])) if control else None
     rates = [FAILURE_RATE(counts) for counts in main.counts]
     return {
-        "dataset": model.dataset,
-        "trainer": model.trainer,
-        "plans": model.plans,
-        "configuration": model.configuration,
-        "fold": model.fold,
-        "checkpoint": model.checkpoint,
+        **model.told(),
         "classes": list(classes),
         "cases": len(set(cases)),
         "slices": len(found.slices),
@@ -61,7 +56,7 @@ def summarise(
 
 
 def _level(
-    found: Found, row: int, cases: Sequence[str], classes: Sequence[str], pixels: int, units: float
+    found: Found, row: int, cases: Sequence[str], classes: Sequence[str], pixels: float, units: float
 ) -> dict[str, Any]:
     """The figures of one noise level."""
     counts, level = found.counts[row], found.levels[row]
@@ -89,7 +84,7 @@ def _figures(counts: NDArray[np.int64], cases: Sequence[str]) -> dict[str, Any]:
 
 
 def _others(
-    found: Sweep, main: Found, cases: Sequence[str], classes: Sequence[str], pixels: int, units: float
+    found: Sweep, main: Found, cases: Sequence[str], classes: Sequence[str], pixels: float, units: float
 ) -> dict[str, Any]:
     """The other attacks, the worst of all, and random noise."""
     attacks = [one for one in found.found.values() if one.noise.family == "attack"]
@@ -106,11 +101,14 @@ def _others(
 
 
 def worst_of(attacks: Sequence[Found]) -> Found:
-    """Per slice and level what the attack left that left the lowest Dice: a slice is as robust as its worst attack."""
-    dice = np.stack([per_slice_dice(one) for one in attacks])
-    chosen = np.argmin(np.nan_to_num(dice, nan=0.0), axis=0)
+    """Per slice and level what the attack left that left the lowest Dice, of equal ones most wrong pixels: a slice is
+    as robust as its worst attack."""
+    counts = np.stack([one.counts for one in attacks])
+    # No Dice means that there was nothing to find and nothing was found: no attack does better.
+    dice = np.nan_to_num(np.stack([per_slice_dice(one) for one in attacks]), nan=np.inf)
+    chosen = np.lexsort((-counts[..., 1:].sum((-2, -1)), dice), axis=0)[0]
     rows, columns = np.indices(chosen.shape)
-    counts = np.stack([one.counts for one in attacks])[chosen, rows, columns]
+    counts = counts[chosen, rows, columns]
     norms = np.stack([one.norms for one in attacks])[chosen, rows, columns]
     noise = replace(attacks[0].noise, name=WORST)
     return Found(noise, attacks[0].levels, counts, norms)

@@ -6,9 +6,11 @@ import torch
 from nnunetv2.inference.sliding_window_prediction import compute_gaussian, compute_steps_for_sliding_window
 from torch import Tensor, nn
 
+from nnunet_ima.evaluation.padding import crop, pad
+
 
 class TiledNetwork(nn.Module):
-    """Logits of whole slices (N, C, H, W), each side at least the patch's; one tile where it fits.
+    """Logits of whole slices (N, C, H, W) of any size: what is smaller than the patch is padded and cropped again.
 
     nnU-Net's own prediction runs in inference mode, which knows no gradients.
     """
@@ -18,10 +20,12 @@ class TiledNetwork(nn.Module):
         self.network, self.patch_size, self.step = network, tuple(patch_size), step
 
     def forward(self, x: Tensor) -> Tensor:
+        padded = pad(x, self.patch_size)
+        logits = self.network(padded) if padded.shape[2:] == self.patch_size else self._tiled(padded)
+        return crop(logits, x.shape[2:])
+
+    def _tiled(self, x: Tensor) -> Tensor:
         height, width = self.patch_size
-        if x.shape[2:] == self.patch_size:
-            out: Tensor = self.network(x)
-            return out
         rows, columns = compute_steps_for_sliding_window(tuple(x.shape[2:]), self.patch_size, self.step)
         gaussian = compute_gaussian(self.patch_size, 1.0 / 8, value_scaling_factor=10, device=x.device).float()
         corners = [(top, left) for top in rows for left in columns]

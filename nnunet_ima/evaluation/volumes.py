@@ -10,7 +10,6 @@ import numpy as np
 import SimpleITK
 import torch
 from acvl_utils.cropping_and_padding.bounding_boxes import insert_crop_into_image
-from acvl_utils.cropping_and_padding.padding import pad_nd_image
 from nnunetv2.evaluation.evaluate_predictions import compute_metrics_on_folder, region_or_label_to_mask
 from nnunetv2.inference.export_prediction import convert_predicted_logits_to_segmentation_with_correct_shape
 from numpy.typing import NDArray
@@ -20,8 +19,10 @@ from tqdm import tqdm
 from nnunet_ima.errors import UserError
 from nnunet_ima.evaluation.cases import Cases
 from nnunet_ima.evaluation.intensities import original_units
+from nnunet_ima.evaluation.journal import Journal, digest
 from nnunet_ima.evaluation.metrics import mean_dice
 from nnunet_ima.evaluation.noises import Noise
+from nnunet_ima.evaluation.padding import crop
 from nnunet_ima.evaluation.robustness import Sweep
 from nnunet_ima.evaluation.running import Subject
 from nnunet_ima.evaluation.slices import Slice
@@ -33,13 +34,15 @@ Array = NDArray[np.float32]
 
 
 class KeptNoise:
-    """The perturbations of one attack on disk, one file per level and batch, until the volumes are made of them."""
+    """The perturbations of one attack on disk, beside the journal, one file per level and batch, until the volumes are
+    made of them. Those that an interrupted run of another model or with other settings has left are not touched."""
 
-    def __init__(self, folder: Path, attack: str) -> None:
-        self.folder, self.attack = folder / "noise", attack
+    def __init__(self, journal: Journal, attack: Noise) -> None:
+        self.folder, self.attack = journal.folder / "noise", attack.name
+        self._prefix = f"{attack.name}_{digest([journal.identity, attack.settings])}"
 
     def _file(self, level: float, batch: int) -> Path:
-        return self.folder / f"{self.attack}_{level:g}_{batch}.npz"
+        return self.folder / f"{self._prefix}_{level:g}_{batch}.npz"
 
     def wants(self, noise: Noise, level: float, batch: int) -> bool:
         return noise.name == self.attack and level > 0 and not self._file(level, batch).is_file()
@@ -51,12 +54,13 @@ class KeptNoise:
                      delta=delta.numpy())  # fmt: skip
 
     def of_case(self, case: str, level: float) -> dict[int, Array]:
-        """The perturbation (C, H, W) of each attacked slice of a case, padded as the slice was."""
+        """The perturbation (C, H, W) of each attacked slice of a case, as large as the slice was."""
         found: dict[int, Array] = {}
-        for file in self.folder.glob(f"{self.attack}_{level:g}_*.npz"):
+        for file in self.folder.glob(f"{self._prefix}_{level:g}_*.npz"):
             with np.load(file) as content:
-                for row in np.flatnonzero(content["cases"] == case):
-                    found[int(content["numbers"][row])] = content["delta"][row]
+                rows = np.flatnonzero(content["cases"] == case)
+                if len(rows):
+                    found |= dict(zip(content["numbers"][rows].tolist(), content["delta"][rows], strict=True))
         return found
 
     def remove(self) -> None:
@@ -77,24 +81,25 @@ def predict_volumes(
     cases = sorted({case for case, _ in found.slices})
     _check_files(subject.cases, cases, save)
     units = {case: _units(subject, case) for case in cases} if save else {}
-    result = []
-    bar = tqdm(total=len(main.levels) * len(cases), unit="volume", desc="Volumes", dynamic_ncols=True)
-    for level in main.levels:
-        target = folder / f"noise_{level:g}"
+    targets = {level: folder / f"noise_{level:g}" for level in main.levels}
+    for target in targets.values():
         shutil.rmtree(target, ignore_errors=True)
         target.mkdir(parents=True)
-        with tempfile.TemporaryDirectory() as scratch:
-            predictions = target if save else Path(scratch)
-            for case in cases:
-                _predict(subject, case, keep.of_case(case, level), predictions)
+    with tempfile.TemporaryDirectory() as scratch:
+        predictions = {level: target if save else Path(scratch, target.name) for level, target in targets.items()}
+        for case in tqdm(cases, unit="volume", desc="Volumes", dynamic_ncols=True):
+            for level, target in targets.items():
+                noise = keep.of_case(case, level)
+                predictions[level].mkdir(exist_ok=True)
+                _predict(subject, case, noise, predictions[level])
                 if save:
-                    _save_images(subject, case, keep.of_case(case, level), units[case], target / "images")
-                bar.update()
-            figures = _summary(subject, cases, predictions, target / "summary.json")
+                    _save_images(subject, case, noise, units[case], target / "images")
+        result = []
+        for level, target in targets.items():
+            figures = _summary(subject, cases, predictions[level], target / "summary.json")
             if tolerance is not None:
-                figures |= _surfaces(subject, cases, predictions, tolerance)
+                figures |= _surfaces(subject, cases, predictions[level], tolerance)
             result.append({"noise": level, **figures})
-    bar.close()
     keep.remove()
     return result
 
@@ -119,13 +124,12 @@ def _units(subject: Subject, case: str) -> list[float]:
     return found
 
 
-def _noise_volume(subject: Subject, shape: tuple[int, ...], noise: dict[int, Array]) -> Array:
-    """The perturbation of a whole preprocessed case, (C, Z, H, W): zero where no slice was attacked."""
+def _noise_volume(shape: tuple[int, ...], noise: dict[int, Array]) -> Array:
+    """The perturbation of a whole preprocessed case, (C, Z, H, W): zero where no slice was attacked. What was put on
+    padding is left out."""
     volume = np.zeros(shape, dtype=np.float32)
-    patch = tuple(subject.predictor.configuration_manager.patch_size)
-    _, inside = pad_nd_image(volume[:, 0], patch, "constant", {"constant_values": 0}, True)
     for number, delta in noise.items():
-        volume[:, number] = delta[tuple(inside)]
+        volume[:, number] = crop(delta, shape[2:])
     return volume
 
 
@@ -133,8 +137,7 @@ def _predict(subject: Subject, case: str, noise: dict[int, Array], folder: Path)
     """nnU-Net's prediction of a noisy case in its original geometry."""
     predictor = subject.predictor
     data, _, _, properties = subject.cases.load_case(case)
-    data = np.asarray(data[:], dtype=np.float32)
-    volume = torch.from_numpy(data + _noise_volume(subject, data.shape, noise))
+    volume = torch.from_numpy(np.asarray(data, np.float32) + _noise_volume(data.shape, noise))
     predictor.use_mirroring, before = True, predictor.use_mirroring
     try:
         logits = predictor.predict_sliding_window_return_logits(volume).cpu()
@@ -192,7 +195,7 @@ def _save_images(subject: Subject, case: str, noise: dict[int, Array], units: Se
     files = subject.cases.images(case)
     assert files is not None
     raw, _ = predictor.plans_manager.image_reader_writer_class().read_images([str(file) for file in files])
-    delta = _in_original_geometry(predictor, _noise_volume(subject, tuple(data.shape), noise), properties)
+    delta = _in_original_geometry(predictor, _noise_volume(tuple(data.shape), noise), properties)
     folder.mkdir(exist_ok=True)
     for channel, (image, change, unit) in enumerate(zip(raw, delta, units, strict=True)):
         noisy = image.astype(np.float32) + np.float32(unit) * change

@@ -21,19 +21,31 @@ class Adaptive(Method):
         self.store = MarginStore([], 0.0)
 
     def margins(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Margin of each sample of the batch (N,), float64, 0 for one that has none; and which have one, bool (N,)."""
-        eligible = self.can_break(batch)
-        margin = torch.zeros(len(batch.ids), dtype=torch.float64, device=batch.x.device)
-        margin[eligible] = self.store.get([one for one in batch.ids if one in self.store]).to(margin)
+        """Margin of each sample of the batch (N,), float64, 0 for one that has none; and which have one, bool (N,);
+        both on the host."""
+        eligible = torch.tensor([one in self.store for one in batch.ids])
+        margin = torch.zeros(len(batch.ids), dtype=torch.float64)
+        margin[eligible] = self.store.get([one for one in batch.ids if one in self.store])
         return margin, eligible
 
     def note(self, batch: Batch, rows: Tensor, crossed: Tensor, proposed: Tensor, steps: Tensor) -> None:
         """What a visit showed of the samples `rows` of a batch: whether they crossed, and their new margins (M,);
-        steps: taken by the attack on each, counted."""
+        steps: taken by the attack on each, counted. All on the host."""
         chosen = [batch.ids[row] for row in rows.tolist()]
         self.outcomes.note(chosen, crossed.tolist(), proposed.tolist())
-        eligible = int(self.can_break(batch).sum())
+        eligible = sum(one in self.store for one in batch.ids)
         self.tally.merge(Tally(len(batch.ids), eligible, len(chosen), int(crossed.sum()), int(steps.sum())))
+
+    def start_step(self) -> None:
+        super().start_step()
+        self.outcomes_before = self.outcomes
+        self.outcomes = Outcomes()
+
+    def end_step(self, counts: bool) -> None:
+        super().end_step(counts)
+        step, self.outcomes = self.outcomes, self.outcomes_before
+        if counts:
+            self.outcomes.merge(step)
 
     def end_epoch(self, gather: Gather = alone) -> Tally:
         outcomes = Outcomes()

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from nnunet_ima.attacks import ball
 from nnunet_ima.methods.ima import IMA
-from nnunet_ima.methods.method import Batch, number
+from nnunet_ima.methods.method import Batch, number, to_device
 
 
 @dataclass(kw_only=True)
@@ -26,12 +26,14 @@ class Edge(IMA):
     beta: float = number(1.0, 0, 1)
 
     def loss(self, batch: Batch) -> Tensor:
-        margin, eligible = self.margins(batch)
+        # As they are before the visit is noted.
+        margin, _ = self.margins(batch)
         found = self.boundary(batch)
         clean = batch.x.detach()
         away = torch.where(ball.broadcast(found.crossed, clean), found.x, found.last_correct) - clean
-        margin = torch.where(found.correct & eligible, margin.to(clean.dtype), 0.0)
-        stretched = away * ball.broadcast(margin / ball.size(away, self.norm).clamp_min(1e-6), clean)
-        noisy = batch.forward(ball.step_inside(clean, stretched, margin, self.norm, self.bounds)).loss()
+        # A sample without a margin has 0 there.
+        edge = torch.where(found.correct, to_device(margin.to(clean.dtype), batch), 0.0)
+        stretched = away * ball.broadcast(edge / ball.size(away, self.norm).clamp_min(1e-6), clean)
+        noisy = batch.forward(ball.step_inside(clean, stretched, edge, self.norm, self.bounds)).loss()
         # A clean loss of weight 0 would still cost its backward pass.
         return noisy if self.beta == 1 else (1 - self.beta) * batch.clean.loss() + self.beta * noisy

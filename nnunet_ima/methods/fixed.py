@@ -2,10 +2,8 @@
 
 from dataclasses import dataclass
 
-from torch import Tensor
-
 from nnunet_ima.attacks.walk import Walk, walk
-from nnunet_ima.methods.method import Batch, Method, Pass, Run, Tally, check_level, number
+from nnunet_ima.methods.method import Batch, Method, Pass, Run, Tally, check_level, number, to_host
 
 
 @dataclass(kw_only=True)
@@ -38,8 +36,9 @@ class FixedLevel(Method):
                 alpha=self.alpha, patience=patience, random_start=self.random_start, bounds=self.bounds,
                 breakable=self.can_break(batch),
             )  # fmt: skip
-        right: Tensor = found.held > 0
-        taken = right.sum() * self.steps if patience is None else found.held.sum()
-        crossed = (right & (found.held < self.steps)).sum()
+        (held,) = to_host(found.held)
+        right = held > 0
+        taken = right.sum() * self.steps if patience is None else held.sum()
+        crossed = (right & (held < self.steps)).sum()
         self.tally.merge(Tally(len(batch.ids), len(batch.ids), int(right.sum()), int(crossed), int(taken)))
         return found

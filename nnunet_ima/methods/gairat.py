@@ -8,14 +8,14 @@ from torch import Tensor
 
 from nnunet_ima.methods.fixed import FixedLevel
 from nnunet_ima.methods.method import Batch, count, number
+from nnunet_ima.methods.weights import scaled
 
 
-def weights(held: Tensor, steps: int, middle: float) -> Tensor:
-    """(1 + tanh(lambda + 5 (1 - 2 kappa / K))) / 2 of each sample, scaled to a mean of 1: kappa = `held`, the steps
-    needed to break it, K = `steps`, lambda = `middle`."""
+def weights(held: Tensor, steps: int, middle: float, breakable: Tensor | None = None) -> Tensor:
+    """(1 + tanh(lambda + 5 (1 - 2 kappa / K))) / 2 of each sample, `scaled`: kappa = `held`, the steps needed to break
+    it, K = `steps`, lambda = `middle`."""
     # (1 + tanh z) / 2 = sigmoid(2 z), which keeps its digits where tanh is all but -1.
-    raw = torch.sigmoid(2 * (middle + 5 * (1 - 2 * held.float() / steps)))
-    return raw / raw.mean()
+    return scaled(torch.sigmoid(2 * (middle + 5 * (1 - 2 * held.float() / steps))), breakable)
 
 
 @dataclass(kw_only=True)
@@ -38,4 +38,5 @@ class GAIRAT(FixedLevel):
         noisy = batch.forward(found.x)
         if self.progress < self.burn_in:
             return noisy.loss()
-        return (weights(found.held, self.steps, self.middle) * noisy.losses()).mean()
+        weight = weights(found.held, self.steps, self.middle, self.can_break(batch))
+        return (weight * noisy.losses()).mean()

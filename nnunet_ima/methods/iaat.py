@@ -9,7 +9,7 @@ from torch import Tensor
 from nnunet_ima.attacks import ball
 from nnunet_ima.margins import MarginStore
 from nnunet_ima.methods.adaptive import Adaptive
-from nnunet_ima.methods.method import Batch, Run, count, number, rows_where
+from nnunet_ima.methods.method import Batch, Run, count, number, rows_where, to_device
 
 
 @dataclass(kw_only=True)
@@ -63,8 +63,8 @@ class IAAT(Adaptive):
         return moved
 
     def holds(self, batch: Batch, margin: Tensor, rows: Tensor) -> Tensor:
-        """Which of the samples `rows` PGD within their margin does not break, bool (M,)."""
+        """Which of the samples `rows` PGD within their margin does not break, bool (M,); all on the host."""
         if not len(rows):
-            return torch.zeros(0, dtype=torch.bool, device=rows.device)
-        found = self.bpgd(batch, margin[rows], 0, rows)
-        return found.correct & ~found.crossed
+            return torch.zeros(0, dtype=torch.bool)
+        found = self.bpgd(batch, margin[rows], 0, to_device(rows, batch))
+        return (found.correct & ~found.crossed).cpu()

@@ -9,7 +9,7 @@ from torch import Tensor
 from nnunet_ima.attacks.boundary import Boundary
 from nnunet_ima.margins import MarginStore
 from nnunet_ima.methods.adaptive import Adaptive
-from nnunet_ima.methods.method import Batch, Run, check_level, count, number, rows_where
+from nnunet_ima.methods.method import Batch, Run, check_level, count, number, rows_where, to_host
 
 
 @dataclass(kw_only=True)
@@ -53,8 +53,8 @@ class IMA(Adaptive):
         E <- (distance + E) / 2, held: E <- E + Delta."""
         margin, eligible = self.margins(batch)
         found = self.bpgd(batch, margin, self.bisections)
-        rows = rows_where(found.correct & eligible)
-        crossed, margin = found.crossed[rows], margin[rows]
-        proposed = torch.where(crossed, (found.distance[rows] + margin) / 2, margin + self.step)
-        self.note(batch, rows, crossed, proposed, found.steps)
+        correct, crossed, distance, steps = to_host(found.correct, found.crossed, found.distance, found.steps)
+        proposed = torch.where(crossed > 0, (distance + margin) / 2, margin + self.step)
+        rows = rows_where((correct > 0) & eligible)
+        self.note(batch, rows, crossed[rows] > 0, proposed[rows], steps)
         return found

@@ -12,15 +12,15 @@ from nnunet_ima.methods.fixed import FixedLevel
 from nnunet_ima.methods.mart import misjudged
 from nnunet_ima.methods.method import Batch, Pass, count, number
 from nnunet_ima.methods.trades import diverging
+from nnunet_ima.methods.weights import scaled
 
 Kind = Literal["adversarial", "natural", "difference"]
 KINDS: tuple[Kind, ...] = ("adversarial", "natural", "difference")
 
 
-def weights(margins: Tensor, gamma: float, beta: float) -> Tensor:
-    """sigmoid(-gamma (PM - beta)) of probabilistic margins (N,), scaled to a mean of 1; no gradient."""
-    raw = torch.sigmoid(-gamma * (margins.detach().float() - beta))
-    return raw / raw.mean()
+def weights(margins: Tensor, gamma: float, beta: float, breakable: Tensor | None = None) -> Tensor:
+    """sigmoid(-gamma (PM - beta)) of probabilistic margins (N,), `scaled`; no gradient."""
+    return scaled(torch.sigmoid(-gamma * (margins.detach().float() - beta)), breakable)
 
 
 @dataclass(kw_only=True)
@@ -54,7 +54,7 @@ class MAIL(FixedLevel):
         adversarial = batch.objective.lead(noisy.logits, batch.y)
         natural = batch.objective.lead(batch.clean.logits, batch.y)
         margins = {"adversarial": adversarial, "natural": natural, "difference": natural - adversarial}[self.margin]
-        return weights(margins, self.gamma, self.beta)
+        return weights(margins, self.gamma, self.beta, self.can_break(batch))
 
     def loss(self, batch: Batch) -> Tensor:
         noisy = self.noisy(batch)

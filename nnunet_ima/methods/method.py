@@ -174,7 +174,7 @@ class Method:
     def can_break(self, batch: Batch) -> Tensor:
         """Which samples can be right or wrong at all, bool (N,): a slice without foreground in its reference is
         neither, it has a loss only."""
-        return torch.tensor([sample in self.breakable for sample in batch.ids], device=batch.x.device)
+        return to_device(torch.tensor([sample in self.breakable for sample in batch.ids]), batch)
 
     def loss(self, batch: Batch) -> Tensor:
         """Attack the batch, note what that showed, and return the loss of the step."""
@@ -183,6 +183,17 @@ class Method:
     def start_epoch(self, progress: float) -> None:
         """progress: share of the training that is done, 0 to 1."""
         self.progress = progress
+
+    def start_step(self) -> None:
+        """What the coming training step shows is noted apart, until `end_step` says whether it counts."""
+        self.before = self.tally
+        self.tally = Tally()
+
+    def end_step(self, counts: bool) -> None:
+        """counts: whether the optimiser moved the network; what a step showed is forgotten otherwise."""
+        step, self.tally = self.tally, self.before
+        if counts:
+            self.tally.merge(step)
 
     def end_epoch(self, gather: Gather = alone) -> Tally:
         """Learn from what the epoch showed; its counts, and a clean slate for the next one."""
@@ -252,3 +263,14 @@ def settings_of(method: type[Method]) -> list[str]:
 def rows_where(mask: Tensor) -> Tensor:
     """Indices of the True entries, (M,)."""
     return torch.nonzero(mask).squeeze(1)
+
+
+def to_device(numbers: Tensor, batch: Batch) -> Tensor:
+    """A small tensor of the host beside the images of the batch; the host does not wait for the device."""
+    return numbers.to(batch.x.device, non_blocking=True)
+
+
+def to_host(*columns: Tensor) -> list[Tensor]:
+    """Numbers (N,) per sample, float64 on the host, where margins are: in one transfer, for the host waits for each.
+    A device need not have float64."""
+    return list(torch.stack([column.float() for column in columns]).cpu().double())

@@ -6,7 +6,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from nnunet_ima.methods.fixed import FixedLevel
-from nnunet_ima.methods.method import Batch, Tally, count, number, rows_where
+from nnunet_ima.methods.method import Batch, Tally, count, number, rows_where, to_host
 
 
 @dataclass(kw_only=True)
@@ -31,8 +31,8 @@ class MMA(FixedLevel):
     def loss(self, batch: Batch) -> Tensor:
         samples = len(batch.ids)
         found = self.bpgd(batch, self.level, self.bisections)
-        correct, crossed = int(found.correct.sum()), int(found.crossed.sum())
-        self.tally.merge(Tally(samples, samples, correct, crossed, int(found.steps.sum())))
+        correct, crossed, steps = (int(each.sum()) for each in to_host(found.correct, found.crossed, found.steps))
+        self.tally.merge(Tally(samples, samples, correct, crossed, steps))
         rows: Tensor = rows_where(found.crossed | (~found.correct & self.can_break(batch)))
         clean = (1 - self.beta) * batch.clean.loss()
         if not len(rows):

@@ -12,7 +12,7 @@ from nnunet_ima.attacks import ball
 from nnunet_ima.attacks.frozen import input_gradient
 from nnunet_ima.margins import MarginStore
 from nnunet_ima.methods.adaptive import Adaptive
-from nnunet_ima.methods.method import Batch, Run, count, number, rows_where
+from nnunet_ima.methods.method import Batch, Run, count, number, rows_where, to_device, to_host
 
 
 @dataclass(kw_only=True)
@@ -42,15 +42,18 @@ class SMD(Adaptive):
     def loss(self, batch: Batch) -> Tensor:
         margin, eligible = self.margins(batch)
         found = self.bpgd(batch, margin, self.bisections)
-        rows = rows_where(found.correct & eligible)
+        correct, crossed, steps = to_host(found.correct, found.crossed, found.steps)
+        rows = rows_where((correct > 0) & eligible)
         clean = (1 - self.beta) * batch.clean.loss()
         if not len(rows):
             return clean
-        noisy, crossed = found.last_correct[rows], found.crossed[rows]
-        grown = self.grown(margin[rows], self.steepness(batch, noisy, rows))
-        distance = ball.size(noisy - batch.x.detach()[rows], self.norm)
-        self.note(batch, rows, crossed, torch.where(crossed, distance, grown), found.steps)
-        return clean + self.beta * len(rows) / len(batch.ids) * batch.forward(noisy, rows).loss()
+        index = to_device(rows, batch)
+        noisy = found.last_correct[index]
+        moved = ball.size(noisy - batch.x.detach()[index], self.norm)
+        distance, steepness = to_host(moved, self.steepness(batch, noisy, index))
+        proposed = torch.where(crossed[rows] > 0, distance, self.grown(margin[rows], steepness))
+        self.note(batch, rows, crossed[rows] > 0, proposed, steps)
+        return clean + self.beta * len(rows) / len(batch.ids) * batch.forward(noisy, index).loss()
 
     def grown(self, margin: Tensor, steepness: Tensor) -> Tensor:
         """E + Delta * gamma1 * gamma2 (the paper's expansion), (M,)."""

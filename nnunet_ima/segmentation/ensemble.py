@@ -33,7 +33,17 @@ def _mean(pixel: Tensor, weight: Tensor) -> Tensor:
     return (pixel * weight).flatten(1).sum(1) / pixel[0].numel()
 
 
-class MaskedCrossEntropy(_PixelObjective):
+class _Masked(_PixelObjective):
+    """Losses of the pixels that are still right."""
+
+    def tracked(self, logits: Tensor, y: Tensor, loss: Tensor) -> Tensor:
+        """Plain cross-entropy (N,), as in SEA: a masked loss falls whenever a pixel flips, so that judged by it the
+        best point would be the one just before."""
+        log_probability, truth, valid = self._answers(logits, y)
+        return _mean(-(log_probability * truth).sum(2), valid)
+
+
+class MaskedCrossEntropy(_Masked):
     """Cross-entropy of the pixels that are still right."""
 
     def loss(self, logits: Tensor, y: Tensor) -> Tensor:
@@ -43,7 +53,7 @@ class MaskedCrossEntropy(_PixelObjective):
         return _mean(-(log_probability * truth).sum(2), right & valid)
 
 
-class BalancedMaskedCrossEntropy(_PixelObjective):
+class BalancedMaskedCrossEntropy(_Masked):
     """Cross-entropy of the pixels that are still right, each class of the reference with the same total weight."""
 
     def loss(self, logits: Tensor, y: Tensor) -> Tensor:

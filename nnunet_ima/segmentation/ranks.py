@@ -1,5 +1,6 @@
 """Several GPUs: what the processes of one training or evaluation tell each other."""
 
+from collections.abc import Sequence
 from typing import TypeVar
 
 import torch.distributed as dist
@@ -15,6 +16,18 @@ def rank() -> int:
 def world_size() -> int:
     """How many processes there are."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def dealt(costs: Sequence[float], ranks: int) -> list[list[int]]:
+    """Which items each rank gets: the costliest first, each to the rank with the least so far. Numbers into `costs`,
+    ascending; the same on every rank."""
+    shares: list[list[int]] = [[] for _ in range(ranks)]
+    loads = [0.0] * ranks
+    for number in sorted(range(len(costs)), key=lambda number: -costs[number]):
+        least = loads.index(min(loads))
+        shares[least].append(number)
+        loads[least] += costs[number]
+    return [sorted(share) for share in shares]
 
 
 def gathered(value: T) -> list[T]:

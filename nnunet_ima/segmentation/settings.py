@@ -24,8 +24,8 @@ class Settings:
     norm: of the noise.
     threshold, dice: a slice is correct if its Dice by this rule is above the threshold.
     epochs, iterations, val_iterations: length of the training; None: nnU-Net's.
-    attack_precision: on the CPU. `auto`: bfloat16 where the processor computes it natively, else float32
-        (on CUDA the attack runs under nnU-Net's own autocast).
+    attack_precision: `float32` or `bfloat16`, or `auto`: on the CPU bfloat16 where the processor computes it natively,
+        else float32; on CUDA the float16 of nnU-Net's own autocast.
     methods: settings by name by the word of a method, {"trades": {"beta": 1}}; what is not given has the method's
         default.
     """

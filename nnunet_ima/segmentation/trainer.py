@@ -17,7 +17,8 @@ from torch._dynamo import OptimizedModule
 
 from nnunet_ima.attacks.buckets import bucketed
 from nnunet_ima.attacks.frozen import Model, frozen
-from nnunet_ima.attacks.precision import attack_precision
+from nnunet_ima.attacks.modes import same_in_eval_mode
+from nnunet_ima.attacks.precision import attack_precision, training_pass_serves
 from nnunet_ima.errors import UserError
 from nnunet_ima.files import replacing
 from nnunet_ima.history import History
@@ -41,6 +42,7 @@ from nnunet_ima.segmentation.loader import (
 from nnunet_ima.segmentation.plain_trainer import nnUNetTrainerPlain
 from nnunet_ima.segmentation.ranks import gathered
 from nnunet_ima.segmentation.settings import Settings
+from nnunet_ima.steps import steps_of
 
 
 class nnUNetTrainerMethod(nnUNetTrainerPlain):
@@ -81,9 +83,14 @@ class nnUNetTrainerMethod(nnUNetTrainerPlain):
         rank: their Dice is that of the rank's own batch."""
         self.is_ddp = False
         try:
-            return self._build_loss()
+            loss = self._build_loss()
         finally:
             self.is_ddp = True
+        if self.enable_deep_supervision:
+            # Without DDP nnU-Net leaves the lowest resolution out; a loss of noisy slices only would then give its head
+            # no gradient, for which DDP waits.
+            loss.weight_factors = self.loss.weight_factors
+        return loss
 
     def get_dataloaders(self) -> Any:
         with naming_slices():
@@ -133,10 +140,13 @@ class nnUNetTrainerMethod(nnUNetTrainerPlain):
         data = batch["data"].to(self.device, non_blocking=True).requires_grad_(self._shares_clean_pass)
         stock_loss = self.loss
         self.loss = partial(self._ima_loss, stock_loss, data, slice_ids(batch))
+        self.ima.start_step()
         try:
-            return super().train_step({**batch, "data": data})
+            with steps_of(self.optimizer) as taken:
+                return super().train_step({**batch, "data": data})
         finally:
             self.loss = stock_loss
+            self.ima.end_step(counts=bool(taken))
 
     @property
     def _inner_network(self) -> nn.Module:
@@ -155,7 +165,7 @@ class nnUNetTrainerMethod(nnUNetTrainerPlain):
         A compiled graph cannot be kept for a second backward, and with batch statistics or dropout the training pass
         is not what the attacked network computes.
         """
-        return not self._is_compiled and _same_in_eval_mode(self._inner_network)
+        return not self._is_compiled and same_in_eval_mode(self._inner_network)
 
     def _in_buckets(self, largest: int) -> Any:
         """The inner network; a compiled one sees few batch sizes."""
@@ -167,8 +177,10 @@ class nnUNetTrainerMethod(nnUNetTrainerPlain):
         """The method's loss of a step, built of nnU-Net's loss on the clean output and on noisy slices."""
         alone = self.ima_noisy_loss or stock_loss
         clean = SegmentationPass(output, target, stock_loss, alone)
+        # Asked here, within nnU-Net's autocast.
+        shares = self._shares_clean_pass and training_pass_serves(self.device, self.ima_settings.attack_precision)
         batch = SegmentationBatch(
-            data, target, ids, self.ima_objective, clean, clean.logits if self._shares_clean_pass else None,
+            data, target, ids, self.ima_objective, clean, clean.logits if shares else None,
             self._in_buckets(len(data)), partial(self._open_attack, len(data)),
         )  # fmt: skip
         return self.ima.loss(batch)
@@ -237,9 +249,3 @@ class nnUNetTrainerIMA(nnUNetTrainerMethod):
     """IMA training (arXiv:2005.09147)."""
 
     method = IMA
-
-
-def _same_in_eval_mode(network: nn.Module) -> bool:
-    """Whether a sample's output is the same in train and in eval mode, whatever its batch mates (nnU-Net's default)."""
-    stateful = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)
-    return not any(isinstance(module, stateful) for module in network.modules())

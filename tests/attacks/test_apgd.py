@@ -2,10 +2,11 @@
 
 import pytest
 import torch
+from torch import Tensor
 
 from nnunet_ima.attacks import ball, pgd
 from nnunet_ima.attacks.apgd import SCHEDULE, _lengths, apgd, checkpoints
-from nnunet_ima.attacks.objective import CrossEntropy, Margin
+from nnunet_ima.attacks.objective import CrossEntropy, Margin, Objective
 from tests.models import Counting, Curved, at_distances, generators, linear_model
 
 SHAPE = (1, 4, 4)
@@ -80,3 +81,68 @@ def test_bad_arguments_are_named() -> None:
         apgd(Curved(16), x, y, 1.0, steps=0)
     with pytest.raises(ValueError, match="norm must be"):
         apgd(Curved(16), x, y, 1.0, norm="l1")  # type: ignore[arg-type]
+
+
+class Alternating(Objective):
+    """A loss whose slope turns with every look, and a progress that always rises, or never."""
+
+    def __init__(self, rise: float) -> None:
+        self.looks, self.rise = 0, rise
+
+    def loss(self, logits: Tensor, y: Tensor) -> Tensor:
+        self.looks += 1
+        slope = 1.0 if self.looks % 2 else -1.0
+        return slope * logits[:, 0]
+
+    def tracked(self, logits: Tensor, y: Tensor, loss: Tensor) -> Tensor:
+        return torch.full_like(loss, self.looks * self.rise)
+
+    def badness(self, logits: Tensor, y: Tensor) -> Tensor:
+        return torch.full((len(logits),), float(self.looks))
+
+
+def test_while_every_step_is_progress_no_step_is_halved() -> None:
+    """On a line from -1 to 1: the iterates of steps of length 2 with momentum, worked out here."""
+    seen: list[float] = []
+
+    def model(x: Tensor) -> Tensor:
+        seen.append(x.item())
+        return x
+
+    x, y = torch.zeros(1, 1), torch.zeros(1, dtype=torch.long)
+    apgd(model, x, y, 1.0, objective=Alternating(1.0), steps=10, random_start=False)
+    expected, before = [0.0, 1.0], 0.0
+    for number in range(1, 10):
+        here = expected[-1]
+        plain = min(max(here + 2 * (-1) ** number, -1), 1)
+        expected.append(min(max(here + 0.75 * (plain - here) + 0.25 * (here - before), -1), 1))
+        before = here
+    assert seen == pytest.approx(expected)
+    seen.clear()
+    apgd(model, x, y, 1.0, objective=Alternating(-1.0), steps=10, random_start=False)
+    # Without progress it goes back to where it began after two steps of ten, with half the step.
+    assert seen[:4] == pytest.approx([0.0, 1.0, -0.25, 0.75])
+
+
+class Peak(Objective):
+    """On a line: the loss rises to the right, the sample is worst at the start."""
+
+    def loss(self, logits: Tensor, y: Tensor) -> Tensor:
+        return logits[:, 0]
+
+    def badness(self, logits: Tensor, y: Tensor) -> Tensor:
+        return -logits[:, 0].abs()
+
+
+def test_a_smaller_radius_starts_at_the_worst_point_of_the_larger_one() -> None:
+    seen: list[float] = []
+
+    def model(x: Tensor) -> Tensor:
+        seen.append(x.item())
+        return x
+
+    x, y = torch.zeros(1, 1), torch.zeros(1, dtype=torch.long)
+    found = apgd(model, x, y, 1.0, objective=Peak(), steps=6, schedule=((2.0, 0.5), (1.0, 0.5)), random_start=False)
+    assert seen[:2] == [0.0, 2.0] and max(seen) == 2.0
+    assert seen[4] == 0.0
+    assert found.item() == 0.0

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from nnunet_ima.attacks import ball, spsa, square
 from nnunet_ima.attacks.objective import Margin
-from nnunet_ima.attacks.square import _bump, _side
+from nnunet_ima.attacks.square import _bumps, _side
 from tests.models import Counting, Curved, at_distances, generators, linear_model
 
 SHAPE = (2, 6, 6)
@@ -86,9 +86,10 @@ def test_square_asks_once_per_step_and_stops_where_nothing_is_left() -> None:
 
 @pytest.mark.parametrize("side", [1, 2, 3, 7, 8])
 def test_bumps_have_norm_one_and_two_signs(side: int) -> None:
-    bump = _bump(side, torch.Generator().manual_seed(0))
-    assert bump.shape == (side, side) and bump.norm() == pytest.approx(1)
-    assert side == 1 or (bump.min() < 0 < bump.max())
+    bumps = _bumps(torch.tensor([0, 1]), side, torch.empty(0))
+    assert bumps.shape == (2, 1, side, side) and bumps.flatten(1).norm(dim=1).tolist() == pytest.approx([1, 1])
+    assert side == 1 or ((bumps.amin((1, 2, 3)) < 0).all() and (bumps.amax((1, 2, 3)) > 0).all())
+    torch.testing.assert_close(bumps[1, 0], bumps[0, 0].T)
 
 
 def test_squares_shrink_and_fit_the_image() -> None:

@@ -16,7 +16,8 @@ from sklearn.metrics import roc_auc_score
 from nnunet_ima.classification.data import Images, find_images, load, read_split, split_folder, write_split
 from nnunet_ima.classification.images import read_image
 from nnunet_ima.classification.model import build
-from nnunet_ima.classification.robustness import auc_with_interval
+from nnunet_ima.classification.report import summary, write
+from nnunet_ima.classification.robustness import Answers, auc_with_interval, figures
 from nnunet_ima.classification.settings import Settings, read_settings
 from nnunet_ima.classification.train import Training
 from nnunet_ima.cli.classify import classify
@@ -180,6 +181,31 @@ def test_the_auc_is_scikit_learns_and_its_interval_that_of_resampled_patients() 
         rows = np.concatenate([2 * drawn, 2 * drawn + 1])
         resampled.append(100 * roc_auc_score(positive[rows], scores[rows]))
     assert [low, high] == pytest.approx(np.percentile(resampled, [2.5, 97.5]), abs=1.5)
+
+
+def test_one_patient_alone_has_no_interval(tmp_path: Path) -> None:
+    """Nothing says how much another patient would differ: no interval, not one of width 0."""
+    rng = np.random.default_rng(0)
+    images = Images(torch.zeros(20, 1, 4, 4), torch.arange(20) % 2, [f"{row}.png" for row in range(20)], ["a"] * 20)
+    probabilities = rng.dirichlet((1, 1), 20)
+    found = figures(Answers(probabilities, probabilities.argmax(1) == images.y.numpy()), images, ["left", "right"])
+    assert len(found) == 4
+    for name, (value, low, high) in found.items():
+        assert 0 <= value <= 100 and low is None and high is None, name
+    model = {
+        "name": "run", "method": "ce", "run": "run", "classes": ["left", "right"], "images": 20, "part": "test",
+        "attacks": {"pgd": [found, found]}, "white_noise": {"0.05": 0.0}, "checkpoint_sha256": "0" * 64,
+    }  # fmt: skip
+    assert "None" not in summary(model, [0, 1]) and "nan" not in summary(model, [0, 1])
+    shared = {"noise": [0, 1], "norm": "l2", "steps": 1, "device": "cpu", "command": "", "versions": {}, "date": ""}
+    write(tmp_path, {"models": [model], **shared}, [None], [None])
+    content = json.loads((tmp_path / "results.json").read_text(), parse_constant=lambda name: pytest.fail(name))
+    assert content["models"][0]["attacks"]["pgd"][0]["auc"][1:] == [None, None]
+    assert "None" not in (tmp_path / "report.html").read_text()
+    # Two patients have one.
+    images.groups[::3] = ["b"] * len(images.groups[::3])
+    two = figures(Answers(probabilities, probabilities.argmax(1) == images.y.numpy()), images, ["left", "right"])
+    assert two["accuracy"][1] < two["accuracy"][0] < two["accuracy"][2]
 
 
 def test_noise_is_within_the_level_and_the_range(data: Path) -> None:

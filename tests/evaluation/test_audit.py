@@ -12,7 +12,7 @@ from nnunet_ima.evaluation.audit import SLICES, audit, worst_verdict
 from nnunet_ima.evaluation.noises import Settings, Target, attack, random_noise
 from nnunet_ima.evaluation.robustness import sweep
 from nnunet_ima.evaluation.slices import Slice
-from tests.evaluation.test_robustness import Labels
+from tests.evaluation.test_robustness import InMemory, Labels
 
 SETTINGS = Settings(steps=25, strong_steps=25)
 LEVELS = [0.0, 0.5, 1.0, 2.0, 4.0]
@@ -63,7 +63,7 @@ def _audited(network: nn.Module, names: tuple[str, ...] = ("pgd", "strong"), **c
     slices = _slices()
     plan = [(attack(name, SETTINGS), LEVELS) for name in names] + [(random_noise(SETTINGS), LEVELS)]
     found = sweep(target, slices, plan, 32, progress=False)
-    subject = SimpleNamespace(target=target, slices=slices, settings=SETTINGS)
+    subject = SimpleNamespace(target=target, slices=InMemory(slices), settings=SETTINGS)
     checks = audit(subject, found)  # type: ignore[arg-type]
     assert all(check["figure"] and check["wanted"] for check in checks)
     return {check["name"]: check["verdict"] for check in checks}
@@ -101,7 +101,7 @@ def test_a_weak_attack_is_seen() -> None:
     target, slices = Target(Honest(), Labels()), _slices()
     weak = replace(SETTINGS, steps=2, alpha=0.3)
     plan = [(attack("ifgsm", weak), LEVELS), (random_noise(weak), LEVELS)]
-    subject = SimpleNamespace(target=target, slices=slices, settings=weak)
+    subject = SimpleNamespace(target=target, slices=InMemory(slices), settings=weak)
     checks = audit(subject, sweep(target, slices, plan, 32, progress=False))  # type: ignore[arg-type]
     assert worst_verdict(checks) != "PASS"
 

@@ -21,7 +21,7 @@ from nnunet_ima.evaluation.report import results, table, write_results, write_sl
 from nnunet_ima.evaluation.robustness import Found, Sweep
 from nnunet_ima.evaluation.running import Choice, repeatable
 from nnunet_ima.evaluation.statistics import case_interval
-from nnunet_ima.evaluation.summary import WORST, size_quartiles, summarise
+from nnunet_ima.evaluation.summary import WORST, size_quartiles, summarise, worst_of
 from nnunet_ima.plots import new_figure
 
 CLASSES = ["anterior", "posterior"]
@@ -77,6 +77,30 @@ def test_the_worst_of_all_attacks_is_no_better_than_any() -> None:
     summary = _summary(0, 0.3)
     for row, level in enumerate(summary["others"][WORST]["levels"]):
         assert level["adi"] <= min(summary["levels"][row]["adi"], summary["others"]["square"]["levels"][row]["adi"])
+
+
+def _two_attacks(*counts: list[list[list[int]]]) -> list[Found]:
+    """At one level, per attack the counts (slices, classes, 3)."""
+    names = ("pgd", "square")
+    return [
+        Found(attack(name, Settings()), [1.0], np.asarray([each], np.int64), np.asarray([[float(number)] * len(each)]))
+        for number, (name, each) in enumerate(zip(names, counts, strict=True))
+    ]
+
+
+def test_in_a_slice_without_foreground_false_positives_are_worse_than_nothing() -> None:
+    """A slice without a Dice is a perfect one: nothing to find, nothing found."""
+    nothing, little, much = [[0, 0, 0]], [[0, 3, 0]], [[0, 50, 0]]
+    half, less = [[40, 40, 40]], [[20, 60, 60]]
+    attacks = _two_attacks([nothing, little, nothing, little, half], [little, nothing, nothing, much, less])
+    for order in (attacks, attacks[::-1]):
+        worst = worst_of(order)
+        assert worst.counts[0].tolist() == [little, little, nothing, much, less]
+        assert worst.norms[0, [0, 1, 3, 4]].tolist() == [1, 0, 1, 1]
+        for one in attacks:
+            assert ADI(worst.counts[0]) <= ADI(one.counts[0])
+            wrong = worst.counts[0, :4, :, 1:].sum((1, 2))
+            assert (wrong >= one.counts[0, :4, :, 1:].sum((1, 2))).all()
 
 
 def test_quartiles_hold_all_slices_by_size() -> None:
@@ -164,7 +188,14 @@ def _report(folder: Path, models: list[dict[str, Any]]) -> str:
 
 
 def test_the_report_needs_nothing_beside_it_and_shows_what_was_found(tmp_path: Path) -> None:
-    models = [_summary(0, 0.3) | {"audit": CHECKS}, _summary(1, 0.1, "nnUNetTrainerPlain") | {"audit": CHECKS[:1]}]
+    surrogate = {
+        "trainer": "nnUNetTrainerX", "plans": "nnUNetPlansY", "fold": "3", "checkpoint": "best.pth",
+        "checkpoint_sha256": "abcdef" * 10,
+    }  # fmt: skip
+    models = [
+        _summary(0, 0.3) | {"audit": CHECKS, "transfer_from": surrogate},
+        _summary(1, 0.1, "nnUNetTrainerPlain") | {"audit": CHECKS[:1]},
+    ]
     text = _report(tmp_path, models)
     parsed = Wellformed()
     parsed.feed(text)
@@ -177,6 +208,10 @@ def test_the_report_needs_nothing_beside_it_and_shows_what_was_found(tmp_path: P
     assert "the loss does not saturate" in text and "Worst: &lt;case&gt;, slice 3" in text
     assert "nnunet-ima-eval --noise 5,10" in text and "bWFyZ2lucw==" in text and "62.5 HU" not in text
     assert f"{models[0]['levels'][1]['rms_in_units']:.3g} HU" in text
+    from_whom = (
+        "noise transferred from nnUNetTrainerX, nnUNetPlansY, fold 3, checkpoint_best.pth, SHA-256 abcdefabcdefabcd"
+    )
+    assert text.count(from_whom) == 1
 
 
 def test_a_report_of_one_model_compares_nothing(tmp_path: Path) -> None:

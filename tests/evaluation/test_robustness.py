@@ -31,9 +31,9 @@ class Labels:
 class Network(nn.Module):
     """Two convolutions with fixed weights; `calls` counts its forwards."""
 
-    def __init__(self) -> None:
+    def __init__(self, seed: int = 0) -> None:
         super().__init__()
-        torch.manual_seed(0)
+        torch.manual_seed(seed)
         self.layers = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.Tanh(), nn.Conv2d(4, 3, 3, padding=1))
         self.calls = 0
 
@@ -54,6 +54,13 @@ def slices(count: int = 5) -> list[Slice]:
     with torch.no_grad():
         found = network(images).argmax(1, keepdim=True)
     return [Slice(f"case{number // 2}", number, images[number], found[number]) for number in range(count)]
+
+
+class InMemory:
+    """Slices that are there already, for what else would read them from cases."""
+
+    def __init__(self, slices: list[Slice]) -> None:
+        self.places, self.read = slices, list
 
 
 def plan(*names: str) -> Plan:

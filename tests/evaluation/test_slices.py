@@ -62,7 +62,7 @@ def test_batches_hold_slices_of_one_shape_and_lose_none() -> None:
     assert sorted(item.number for batch in made for item in batch) == list(range(9))
 
 
-@pytest.mark.parametrize("shape", [(64, 64), (80, 64), (150, 97)])
+@pytest.mark.parametrize("shape", [(64, 64), (80, 64), (150, 97), (40, 53), (31, 100), (90, 17)])
 def test_tiles_give_the_logits_of_nnunets_predictor(in_process: Workspace, shape: tuple[int, int]) -> None:
     """nnU-Net accumulates in half precision, coarse where the Gaussian weights are small; ours in float32."""
     predictor, network = _predictor(in_process)

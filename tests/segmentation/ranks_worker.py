@@ -1,6 +1,7 @@
 """One rank of a training on several devices: nnU-Net's own trainer code under gloo, for nccl needs GPUs."""
 
 import copy
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -8,25 +9,50 @@ import torch
 import torch.distributed as dist
 from nnunetv2.training.nnUNetTrainer import nnUNetTrainer as stock_module  # noqa: N813 (a module)
 from torch.nn.parallel import DistributedDataParallel
+from torch.nn.utils import parameters_to_vector
 
-from nnunet_ima.segmentation.trainer import nnUNetTrainerIMA
+from nnunet_ima.methods.adaptive import Adaptive
+from nnunet_ima.segmentation.trainers import trainer_named
 from tests.conftest import Workspace
-from tests.segmentation.trainers import attack_from_the_first_step, build, seed_everything
+from tests.segmentation.trainers import LABELS, QUICK, attack_from_the_first_step, build, narrowest, seed_everything
 
-BLOCK = {"noise_max": 60.0, "margin_step": 30.0, "epochs": 2, "iterations": 2, "val_iterations": 1, "steps": 4}
 WORLD, EPOCHS, STEPS = 2, 2, 2
+BLOCK = {"noise_max": 60.0, "epochs": EPOCHS, "iterations": STEPS, "val_iterations": 1, "methods": QUICK}
 
 
-def train(rank: int, workspace: Workspace, folder: Path) -> None:
-    """Writes `rank<N>.pth`: margins after each epoch, what this rank noted, and the weights at the end.
+def train_all(rank: int, workspace: Workspace, folder: Path) -> None:
+    """Writes `rank<N>.pth`: by label what `train` saw, or the error that ended it."""
+    stock_module.DDP = lambda network, device_ids: DistributedDataParallel(network)
+    # nnU-Net's __init__ insists on cuda:rank where the process group exists already.
+    trainers = {label: _built(rank, workspace, label) for label in LABELS}
+    # A rank that waits for one that does not come shall fail, not hang.
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=WORLD,
+                            timeout=timedelta(seconds=60))  # fmt: skip
+    found: dict[str, Any] = {}
+    for label, trainer in trainers.items():
+        try:
+            found[label] = train(rank, trainer)
+        except RuntimeError as error:
+            found[label] = {"error": str(error)}
+    torch.save(found, folder / f"rank{rank}.pth")
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+def _built(rank: int, workspace: Workspace, label: str) -> Any:
+    """A trainer of a network that is narrow throughout, told what nnU-Net's __init__ would find out under torchrun."""
+    kind = trainer_named(f"nnUNetTrainer{label}")
+    assert kind is not None
+    trainer = build(workspace, kind, BLOCK, initialize=False, architecture=narrowest(workspace))
+    trainer.is_ddp, trainer.local_rank = True, rank
+    return trainer
+
+
+def train(rank: int, trainer: Any) -> dict[str, Any]:
+    """What this rank noted in each epoch; weights and margins after it.
 
     Rank 0 attacks from its first step, on the others no slice is ever correct: they are never in step.
     """
-    trainer = build(workspace, nnUNetTrainerIMA, BLOCK, initialize=False)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=WORLD)
-    # What nnU-Net's __init__ sets where the process group exists already; it would also insist on cuda:rank.
-    trainer.is_ddp, trainer.local_rank = True, rank
-    stock_module.DDP = lambda network, device_ids: DistributedDataParallel(network)
     seed_everything(rank)
     trainer.initialize()
     trainer.on_train_start()
@@ -35,22 +61,23 @@ def train(rank: int, workspace: Workspace, folder: Path) -> None:
         attack_from_the_first_step(trainer, batches[0])
     else:
         trainer.ima_objective.threshold = 1.0
-    noted, margins = [], []
+    adaptive = isinstance(trainer.ima, Adaptive)
+    noted, margins, weights = [], [], []
     for _ in range(EPOCHS):
         trainer.on_train_epoch_start()
         outputs = [trainer.train_step(copy.deepcopy(batch)) for batch in batches]
-        noted.append(copy.deepcopy(trainer.ima.outcomes))
+        if adaptive:
+            noted.append((dict(trainer.ima.outcomes.crossed), dict(trainer.ima.outcomes.held)))
         trainer.on_train_epoch_end(outputs)
-        margins.append(trainer.ima.store.margins.clone())
-    result: dict[str, Any] = {
-        "ids": trainer.ima.store.ids,
-        "step": trainer.ima.step,
+        weights.append(parameters_to_vector(trainer.network.parameters()).detach())
+        if adaptive:
+            margins.append(trainer.ima.store.margins.clone())
+    return {
+        "ids": trainer.ima.store.ids if adaptive else [],
+        "step": getattr(trainer.ima, "step", None),
         "margins": margins,
-        "noted": [(dict(outcomes.crossed), dict(outcomes.held)) for outcomes in noted],
+        "noted": noted,
         "rows": trainer.ima_history.rows,
         "batch_size": trainer.batch_size,
-        "weights": trainer.network.module.state_dict(),
+        "weights": weights,
     }
-    torch.save(result, folder / f"rank{rank}.pth")
-    dist.barrier()
-    dist.destroy_process_group()

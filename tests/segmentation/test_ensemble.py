@@ -7,6 +7,7 @@ import torch
 from torch.nn import functional
 
 from nnunet_ima.attacks import pgd
+from nnunet_ima.segmentation.dice import SegmentationObjective
 from nnunet_ima.segmentation.ensemble import (
     STRONG,
     BalancedMaskedCrossEntropy,
@@ -94,3 +95,32 @@ def test_the_chosen_class_vanishes(regions: bool) -> None:
     assert counts[0, 0] == 0 and counts[1].tolist() == [4, 0, 0]
     assert objective.badness(found, y).item() == objective.worst == 0
     assert objective.badness(x, y).item() == -1
+
+
+MASKED = [MaskedCrossEntropy, BalancedMaskedCrossEntropy]
+
+
+@pytest.mark.parametrize("regions", [False, True])
+@pytest.mark.parametrize("kind", MASKED)
+def test_what_is_tracked_rises_where_a_pixel_flips_and_the_masked_loss_falls(
+    kind: type[SegmentationObjective], regions: bool
+) -> None:
+    """Judged by its own loss, Auto-PGD would go back to the point before the flip."""
+    before = torch.tensor([2.0, 0.1]).view(1, 1, 1, 2)
+    after = torch.tensor([2.0, -0.1]).view(1, 1, 1, 2)
+    y = torch.ones(1, 1, 1, 2, dtype=torch.long)
+    if not regions:
+        before, after = (torch.cat([torch.zeros_like(lead), lead], 1) for lead in (before, after))
+    objective = kind(1, regions=regions)
+    losses = [objective.loss(logits, y) for logits in (before, after)]
+    tracked = [objective.tracked(logits, y, loss) for logits, loss in zip((before, after), losses, strict=True)]
+    assert losses[1] < losses[0] and tracked[1] > tracked[0]
+    expected = (math.log(1 + math.exp(-2)) + math.log(1 + math.exp(0.1))) / 2
+    assert tracked[1].item() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("name", [name for name, kind in STRONG.items() if kind not in MASKED])
+def test_the_other_losses_are_judged_by_themselves(name: str) -> None:
+    objective = STRONG[name](1)
+    loss = objective.loss(LOGITS, LABELS)
+    assert objective.tracked(LOGITS, LABELS, loss) is loss

@@ -8,21 +8,21 @@ import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch import Tensor
 
+from nnunet_ima.methods import gairat, mail
 from nnunet_ima.methods.adaptive import Adaptive
 from nnunet_ima.methods.divergence import average, divergence, runner_up, true_probability
-from nnunet_ima.methods.registry import methods
 from nnunet_ima.segmentation.dice import SegmentationObjective
 from nnunet_ima.segmentation.discovery import nnunet_ima_trainers
+from nnunet_ima.segmentation.loader import slice_ids
 from nnunet_ima.segmentation.trainer import nnUNetTrainerIMA
 from nnunet_ima.segmentation.trainers import trainer_named
 from tests.conftest import Workspace
-from tests.segmentation.trainers import attack_from_the_first_step, batches, build, copied, started
+from tests.segmentation.trainers import LABELS, attack_from_the_first_step, batches, build, copied, started
 
 BLOCK = {
     "noise_max": 20.0, "epochs": 4, "iterations": 2, "val_iterations": 1, "attack_precision": "float32",
     "methods": {"ddn": {"steps": 4}, "iaat": {"warm_up": 0}, "mail": {"burn_in": 0}, "gairat": {"burn_in": 0}},
 }  # fmt: skip
-LABELS = [method.label for word, method in methods().items() if word != "ce"]
 
 
 @pytest.mark.parametrize("label", LABELS)
@@ -83,6 +83,39 @@ def test_a_level_that_is_missing_is_asked_for_before_any_folder_is_made(in_proce
         build(in_process, trainer_named("nnUNetTrainerAdv"), {"epochs": 1})  # type: ignore[arg-type]
     with pytest.raises(SystemExit, match="DDN has no norm linf: use l2"):
         build(in_process, trainer_named("nnUNetTrainerDDN5"), {"norm": "linf"})  # type: ignore[arg-type]
+
+
+def test_slices_without_foreground_weigh_one_beside_the_papers_example() -> None:
+    margins = torch.tensor([1.0, -0.5, 0.0, 0.5, 1.0])
+    breakable = torch.tensor([False, True, True, True, True])
+    published = [1.805972, 1.235176, 0.664380, 0.294473]
+    assert mail.weights(margins, 2.0, 0.0, breakable).tolist() == pytest.approx([1.0, *published], abs=1e-6)
+    held = torch.tensor([10, 0, 5, 10])
+    raw = [(1 + math.tanh(-1 + 5 * (1 - 2 * kappa / 10))) / 2 for kappa in (0, 5, 10)]
+    expected = [1.0, *(3 * value / sum(raw) for value in raw)]
+    assert gairat.weights(held, 10, -1.0, breakable[:4]).tolist() == pytest.approx(expected)
+    assert gairat.weights(held, 10, -1.0, torch.zeros(4).bool()).tolist() == [1.0] * 4
+
+
+@pytest.mark.parametrize("label", ["MAIL", "MAILTRADES", "MAILMART", "GAIRAT"])
+def test_false_positives_count_after_the_burn_in_as_before(label: str, in_process: Workspace) -> None:
+    """One slice with foreground and three without: the one weighs 1 by itself, and so does each of the others."""
+    block = BLOCK | {"methods": {label.lower(): {"burn_in": 0.5, "steps": 3}}}
+    trainer = started(in_process, getattr(nnunet_ima_trainers, f"nnUNetTrainer{label}"), block, batch_dice=False)
+    batch = batches(trainer, 1)[0]
+    for part in batch["target"]:
+        part[1:] = 0
+    ids = slice_ids(batch)
+    trainer.ima.breakable = frozenset(ids[:1]) - frozenset(ids[1:])
+    assert trainer.ima.breakable
+    weights = copied(trainer.network.state_dict())
+    losses = []
+    for progress in (0.0, 0.9):
+        trainer.network.load_state_dict(weights)
+        trainer.ima.start_epoch(progress)
+        torch.manual_seed(0)
+        losses.append(float(trainer.train_step(copied(batch))["loss"]))
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
 
 # --- probabilities of pixels ------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Several devices: two real processes under gloo."""
+"""Several devices: two real processes under gloo, which train by one method after the other."""
 
 from typing import Any
 
@@ -10,10 +10,15 @@ from nnunet_ima.margins import MarginStore, Outcomes
 from nnunet_ima.segmentation.ranks import gathered
 from tests.conftest import Workspace
 from tests.segmentation import ranks_worker
+from tests.segmentation.trainers import LABELS
+
+Rank = dict[str, Any]
+WITH_MARGINS = ["IMA", "Edge", "SMD", "IAAT"]
 
 
 @pytest.fixture(scope="module")
-def ranks(workspace: Workspace, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+def ranks(workspace: Workspace, tmp_path_factory: pytest.TempPathFactory) -> list[Rank]:
+    """By rank what it saw, by label of the method."""
     with pytest.MonkeyPatch.context() as patch:
         for name, value in workspace.environment.items():
             if name.startswith("nnUNet_"):
@@ -21,35 +26,38 @@ def ranks(workspace: Workspace, tmp_path_factory: pytest.TempPathFactory) -> lis
         patch.setenv("nnUNet_n_proc_DA", "0")
         patch.setenv("OMP_NUM_THREADS", "1")
         folder = tmp_path_factory.mktemp("ranks")
-        spawn(ranks_worker.train, (workspace, folder), nprocs=ranks_worker.WORLD)  # type: ignore[no-untyped-call]
+        spawn(ranks_worker.train_all, (workspace, folder), nprocs=ranks_worker.WORLD)  # type: ignore[no-untyped-call]
         return [torch.load(folder / f"rank{rank}.pth", weights_only=False) for rank in range(ranks_worker.WORLD)]
 
 
-def test_margins_are_the_same_on_all_ranks_after_each_epoch(ranks: list[dict[str, Any]]) -> None:
-    first, second = ranks
-    for own, other in zip(first["margins"], second["margins"], strict=True):
-        assert torch.equal(own, other)
-    assert not torch.equal(first["margins"][0], first["margins"][1])
+@pytest.mark.parametrize("label", LABELS)
+def test_ranks_stay_alike(ranks: list[Rank], label: str) -> None:
+    """Gradients and outcomes are exchanged although only rank 0 has slices that can cross: weights and margins are
+    the same on both ranks after each epoch, and move."""
+    first, second = (rank[label] for rank in ranks)
+    assert "error" not in first and "error" not in second, first.get("error", second.get("error"))
     assert first["batch_size"] == second["batch_size"] == 2
+    for name in ("weights", "margins"):
+        for own, other in zip(first[name], second[name], strict=True):
+            assert torch.isfinite(own).all()
+            assert torch.equal(own, other), name
+    assert not torch.equal(*first["weights"])
+    assert bool(first["margins"]) == (label in WITH_MARGINS)
+    for own, other in zip(first["rows"], second["rows"], strict=True):
+        assert own | {"seconds": 0} == other | {"seconds": 0}
 
 
-def test_margins_are_those_of_one_process_that_saw_all_of_it(ranks: list[dict[str, Any]]) -> None:
-    store = MarginStore(ranks[0]["ids"], ranks[0]["step"], 60.0)
-    assert ranks[0]["noted"][0][0] and not any(ranks[1]["noted"][0])
+@pytest.mark.parametrize("label", ["IMA", "Edge"])
+def test_margins_are_those_of_one_process_that_saw_all_of_it(ranks: list[Rank], label: str) -> None:
+    first, second = (rank[label] for rank in ranks)
+    store = MarginStore(first["ids"], first["step"], 60.0)
+    assert first["noted"][0][0] and not any(second["noted"][0])
     for epoch in range(ranks_worker.EPOCHS):
         together = Outcomes()
-        for rank in (1, 0):
-            together.merge(Outcomes(*ranks[rank]["noted"][epoch]))
+        for rank in (second, first):
+            together.merge(Outcomes(*rank["noted"][epoch]))
         store.update(together)
-        assert torch.equal(store.margins, ranks[0]["margins"][epoch])
-
-
-def test_ranks_that_attack_and_ranks_that_do_not_take_the_same_steps(ranks: list[dict[str, Any]]) -> None:
-    """Gradients are exchanged although only rank 0 had twins: the weights stay the same."""
-    for name, weight in ranks[0]["weights"].items():
-        assert torch.equal(weight, ranks[1]["weights"][name]), name
-    for own, other in zip(ranks[0]["rows"], ranks[1]["rows"], strict=True):
-        assert own | {"seconds": 0} == other | {"seconds": 0}
+        assert torch.equal(store.margins, first["margins"][epoch])
 
 
 def test_alone_there_is_nothing_to_gather() -> None:

@@ -9,7 +9,18 @@ import numpy as np
 import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
+from nnunet_ima.methods.method import settings_of
+from nnunet_ima.methods.registry import methods
 from tests.conftest import Workspace, as_block
+
+LABELS = [method.label for word, method in methods().items() if word != "ce"]
+_QUICK = {"steps": 3, "bisections": 3, "burn_in": 0, "warm_up": 0}
+QUICK = {
+    word: {name: value for name, value in _QUICK.items() if name in settings_of(method)}
+    for word, method in methods().items()
+    if word != "ce"
+}
+"""Few attack steps, and weights and margins that count from the first epoch on, for every method that has these."""
 
 
 def seed_everything(seed: int = 0) -> None:
@@ -36,6 +47,14 @@ def build(
     if initialize:
         made.initialize()
     return made
+
+
+def narrowest(workspace: Workspace) -> dict[str, Any]:
+    """The architecture of the plans with four features in each stage."""
+    architecture: dict[str, Any] = workspace.plans()["configurations"]["2d"]["architecture"]
+    settings = architecture["arch_kwargs"]
+    settings["features_per_stage"] = [4] * settings["n_stages"]
+    return architecture
 
 
 def started(workspace: Workspace, trainer: type[nnUNetTrainer], block: dict[str, Any] | None, **plans: Any) -> Any:
