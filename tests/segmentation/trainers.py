@@ -34,15 +34,16 @@ def build(
     trainer: type[nnUNetTrainer],
     block: dict[str, Any] | None,
     initialize: bool = True,
+    device: str = "cpu",
     **plans: Any,
 ) -> Any:
-    """A trainer of fold 0 on the CPU, initialised, weights drawn with seed 0."""
+    """A trainer of fold 0, initialised, weights drawn with seed 0."""
     content = workspace.plans() | {"plans_name": "nnUNetPlansTest", "continue_training": False}
     if block is not None:
         content["ima"] = as_block(block)
     content["configurations"]["2d"] |= {"batch_size": 4} | plans
     dataset_json = json.loads((workspace.preprocessed / "dataset.json").read_text())
-    made = trainer(content, "2d", 0, dataset_json, torch.device("cpu"))
+    made = trainer(content, "2d", 0, dataset_json, torch.device(device))
     seed_everything()
     if initialize:
         made.initialize()
@@ -80,6 +81,6 @@ def attack_from_the_first_step(trainer: Any, batch: dict[str, Any]) -> None:
     """An untrained network is right nowhere. With the threshold just below the best slice's Dice, that slice counts
     as correct and soon crosses."""
     with torch.no_grad():
-        output = trainer.network(batch["data"])[0]
-    dice = trainer.ima_objective.slice_dice(output, batch["target"][0])
+        output = trainer.network(batch["data"].to(trainer.device))[0]
+    dice = trainer.ima_objective.slice_dice(output, batch["target"][0].to(trainer.device))
     trainer.ima_objective.threshold = 0.95 * dice.nan_to_num(0.0).max().item()

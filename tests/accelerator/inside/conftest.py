@@ -12,8 +12,10 @@ from tests.conftest import Workspace
 
 @pytest.fixture
 def device() -> Iterator[Accelerator]:
+    """Entered; whatever a test does on it, the package makes no float64 there, which Apple's MPS does not have."""
     with Accelerator() as entered:
         yield entered
+    assert not {place for place in entered.doubles if place.startswith("nnunet_ima/")}
 
 
 @pytest.fixture(scope="session")
