@@ -35,8 +35,9 @@ WAITING = {
     aten.equal: "equal", aten._unique2: "unique", aten.unique_dim: "unique", aten.bincount: "bincount",
     aten.repeat_interleave: "repeat_interleave",
 }  # fmt: skip
-PACKAGES = ("nnunet_ima", "nnunetv2")
-"""Where a wait is looked for: the innermost line of these."""
+PACKAGES = ("nnunet_ima", "nnunetv2", "torch.amp")
+"""Where a wait is looked for: the innermost line of these. The gradient scaler (torch.amp) computes in float64,
+but not for MPS."""
 
 
 class DeviceMixError(RuntimeError):
@@ -225,7 +226,7 @@ class Accelerator(TorchDispatchMode):
 
 
 def place() -> str:
-    """file:line of the innermost line of the package, or of nnU-Net, that is running."""
+    """file:line of the innermost line of `PACKAGES` that is running."""
     frame: Any = sys._getframe(1)
     while frame is not None:
         for folder in _folders():
