@@ -44,6 +44,7 @@ def test_without_a_gpu_it_says_so_in_one_sentence(tmp_path: Path) -> None:
     assert done.stderr == "gpu_check: this machine has no usable CUDA device; run it on one that has.\n"
 
 
+@pytest.mark.slow
 def test_cut_off_it_continues_to_the_end(tmp_path: Path) -> None:
     """Killed after its first measurement; the same command then measures the others only."""
     file = tmp_path / "out.json"

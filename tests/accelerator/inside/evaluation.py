@@ -53,8 +53,18 @@ def assert_alike(name: str, shape: tuple[int, int]) -> None:
 
 @pytest.mark.parametrize("name", [*ATTACK_NAMES, "random"])
 def test_every_attack_of_the_sweep(name: str, device: Accelerator) -> None:
-    for shape in SHAPES.values():
-        assert_alike(name, shape)
+    assert_alike(name, SHAPES["smaller"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shape", ["as large as the patch", "in tiles"])
+@pytest.mark.parametrize("name", [*ATTACK_NAMES, "random"])
+def test_every_attack_of_the_sweep_on_other_slices(name: str, shape: str, device: Accelerator) -> None:
+    assert_alike(name, SHAPES[shape])
+
+
+def test_tiles(device: Accelerator) -> None:
+    assert_alike("pgd", SHAPES["in tiles"])
 
 
 @pytest.mark.parametrize("name", CORRUPTIONS)
@@ -64,7 +74,8 @@ def test_every_corruption_of_the_sweep(name: str, device: Accelerator) -> None:
     assert_alike(name, SHAPES["smaller"])
 
 
-@pytest.mark.parametrize("shape", ["smaller", pytest.param("in tiles", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("shape", ["smaller", "in tiles"])
 def test_every_check_of_the_audit(shape: str, device: Accelerator, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("nnunet_ima.evaluation.audit.QUERIES", 10)
     target, slices = subject(SHAPES[shape], NAME)

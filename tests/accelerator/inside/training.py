@@ -11,25 +11,23 @@ import torch
 from nnunetv2.training.nnUNetTrainer import nnUNetTrainer as stock_module  # noqa: N813 (a module)
 
 from nnunet_ima.methods.adaptive import Adaptive
-from nnunet_ima.methods.registry import methods
 from nnunet_ima.segmentation.discovery import nnunet_ima_trainers
 from tests.accelerator.backend import NAME
 from tests.accelerator.device import Accelerator
 from tests.accelerator.waits import AT_MOST
 from tests.conftest import Workspace
-from tests.segmentation.trainers import attack_from_the_first_step, batches, build, copied, started
+from tests.segmentation.trainers import (
+    LABELS,
+    QUICK,
+    attack_from_the_first_step,
+    batches,
+    build,
+    copied,
+    narrowest,
+    started,
+)  # fmt: skip
 
-BLOCK = {
-    "noise_max": 20.0, "epochs": 4, "iterations": 2, "val_iterations": 1,
-    "methods": {
-        "ima": {"steps": 4, "margin_step": 10.0}, "edge": {"steps": 4}, "adv": {"steps": 4}, "smd": {"steps": 4},
-        "iaat": {"steps": 4, "warm_up": 0}, "mail": {"steps": 4, "burn_in": 0},
-        "mailtrades": {"steps": 4, "burn_in": 0}, "mailmart": {"steps": 4, "burn_in": 0}, "trades": {"steps": 4},
-        "mart": {"steps": 4}, "mma": {"steps": 4}, "fat": {"steps": 4},
-        "gairat": {"steps": 4, "burn_in": 0}, "ddn": {"steps": 4},
-    },
-}  # fmt: skip
-LABELS = [method.label for word, method in methods().items() if word != "ce"]
+BLOCK = {"noise_max": 20.0, "epochs": 4, "iterations": 2, "val_iterations": 1, "methods": QUICK}
 
 
 @contextmanager
@@ -42,7 +40,8 @@ def as_on_cuda(trainer: Any, scale: float = 2.0**10) -> Iterator[None]:
 
 def ready(workspace: Workspace, label: str) -> tuple[Any, dict[str, Any]]:
     """A trainer on the device that attacks from its first step, and a batch."""
-    trainer = started(workspace, getattr(nnunet_ima_trainers, f"nnUNetTrainer{label}"), BLOCK, device=NAME)
+    kind = getattr(nnunet_ima_trainers, f"nnUNetTrainer{label}")
+    trainer = started(workspace, kind, BLOCK, device=NAME, architecture=narrowest(workspace))
     batch = batches(trainer, 1)[0]
     attack_from_the_first_step(trainer, batch)
     trainer.network.train()
@@ -69,7 +68,7 @@ def test_a_training_step_an_epoch_and_its_checkpoint(
     after = weights(trainer)
     assert all(torch.isfinite(torch.as_tensor(output["loss"])).all() for output in outputs)
     assert any(not torch.equal(before[name], after[name]) for name in before)
-    again = build(in_process, type(trainer), BLOCK, device=NAME)
+    again = build(in_process, type(trainer), BLOCK, device=NAME, architecture=narrowest(in_process))
     with as_on_cuda(again):
         again.load_checkpoint(file)
         again.on_train_start()
