@@ -8,7 +8,6 @@ import math
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, fields
-from time import perf_counter
 from typing import Any, ClassVar, Protocol
 
 import torch
@@ -20,6 +19,7 @@ from nnunet_ima.attacks.frozen import Model
 from nnunet_ima.attacks.objective import Objective
 from nnunet_ima.attacks.pgd import pgd
 from nnunet_ima.errors import UserError, check_number
+from nnunet_ima.methods.stopwatch import Stopwatch
 
 Gather = Callable[[Any], list[Any]]
 """What all processes of a training noted, in the same order on each."""
@@ -161,6 +161,7 @@ class Method:
         self.progress = 0.0
         self.breakable: frozenset[Hashable] = frozenset()
         self.tally = Tally()
+        self.stopwatch = Stopwatch()
 
     @property
     def is_off(self) -> bool:
@@ -197,6 +198,7 @@ class Method:
 
     def end_epoch(self, gather: Gather = alone) -> Tally:
         """Learn from what the epoch showed; its counts, and a clean slate for the next one."""
+        self.tally.seconds = self.stopwatch.read()
         noted = gather(self.tally)
         total = Tally()
         for other in noted:
@@ -215,10 +217,8 @@ class Method:
     @contextmanager
     def attacked(self, batch: Batch) -> Iterator[Model]:
         """The network for attacks, and the time they take counted."""
-        start = perf_counter()
-        with batch.attacked() as model:
+        with self.stopwatch.running(batch.x.device), batch.attacked() as model:
             yield model
-        self.tally.seconds += perf_counter() - start
 
     def bpgd(self, batch: Batch, radius: float | Tensor, bisections: int, rows: Tensor | None = None) -> Boundary:
         """The samples on the decision boundary within `radius`, of the whole batch or of the samples `rows`; whoever

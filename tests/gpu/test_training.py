@@ -3,6 +3,7 @@
 import copy
 import math
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from torch._dynamo.utils import counters
 from nnunet_ima.attacks import bpgd
 from nnunet_ima.methods.adaptive import Adaptive
 from nnunet_ima.methods.registry import methods
+from nnunet_ima.methods.stopwatch import Stopwatch
 from nnunet_ima.segmentation.trainers import trainer_named
 from tests.gpu.conftest import SHAPE
 from tests.gpu.device import DEVICE, GPU, ON_CUDA, cuda_only
@@ -91,6 +93,23 @@ def test_the_attack_runs_in_the_precision_asked_for(wanted: str, dtype: torch.dt
     # One output: the attack's passes. Several: nnU-Net's training passes.
     assert {kind for alone, kind in seen if alone} == {dtype}
     assert {kind for alone, kind in seen if not alone} == {torch.float16}
+
+
+@cuda_only
+def test_the_seconds_of_an_attack_are_those_the_gpu_works() -> None:
+    """The host is done long before: it only asks for the products."""
+    matrix = torch.rand(4096, 4096, device=DEVICE)
+    matrix = (matrix @ matrix).clamp(0, 1)
+    watch = Stopwatch()
+    torch.cuda.synchronize()
+    start = perf_counter()
+    with watch.running(DEVICE):
+        for _ in range(50):
+            matrix = (matrix @ matrix).clamp(0, 1)
+    torch.cuda.synchronize()
+    taken = perf_counter() - start
+    assert watch.read() == pytest.approx(taken, rel=0.5)
+    assert watch.read() == 0
 
 
 def test_a_compiled_training_needs_few_graphs(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:

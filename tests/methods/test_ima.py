@@ -1,6 +1,5 @@
 import math
 from collections.abc import Hashable
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -64,11 +63,10 @@ def test_one_epoch_moves_each_margin_by_what_the_attack_showed() -> None:
     assert ima.outcomes.held == {"b": [1.25]}
     assert set(ima.outcomes.crossed) == {"a", "e"}
     assert ima.outcomes.crossed["a"] == pytest.approx([0.75], abs=2e-4)
-    assert replace(ima.tally, seconds=0.0) == Tally(5, eligible=4, correct=3, crossed=2, attack_steps=3 + 20 + 5)
-    assert ima.tally.seconds > 0
+    assert ima.tally == Tally(5, eligible=4, correct=3, crossed=2, attack_steps=3 + 20 + 5)
 
     tally = ima.end_epoch()
-    assert tally.samples == 5
+    assert tally.samples == 5 and tally.seconds > 0
     expected = torch.tensor([0.75, 1.25, 1.0, 1.0, 0.95])
     torch.testing.assert_close(ima.store.get(IDS), expected.double(), rtol=0, atol=2e-4)
     assert ima.tally == Tally()
@@ -92,7 +90,7 @@ def test_a_batch_in_which_no_sample_has_a_margin_has_no_twins() -> None:
     x = at_distances(model, (4,), [0.5, 0.5])
     ima = begun()
     assert not ima.boundary(batch_of(model, x, model.label(x), ["x", "y"])).crossed.any()
-    assert replace(ima.tally, seconds=0.0) == Tally(samples=2)
+    assert ima.tally == Tally(samples=2)
     assert ima.end_epoch().shares()["correct"] == 0.0
     assert ima.store.get(IDS).tolist() == [1.0] * 5
 

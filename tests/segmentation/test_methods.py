@@ -39,8 +39,9 @@ def test_each_method_takes_a_step_and_leaves_the_network_as_it_was(label: str, i
     assert trainer.network.decoder.deep_supervision
     assert all(module.training for module in trainer.network.modules())
     assert all(parameter.requires_grad for parameter in trainer.network.parameters())
-    assert trainer.ima.tally.samples >= 4 and trainer.ima.tally.seconds > 0
+    assert trainer.ima.tally.samples >= 4
     trainer.on_train_epoch_end([result])
+    assert trainer.ima_history.rows[-1]["attack_seconds"] > 0
     files = {file.name for file in trainer_folder(trainer).iterdir()}
     assert ("margins.csv" if isinstance(trainer.ima, Adaptive) else "attacks.csv") in files
 
