@@ -22,7 +22,7 @@ class Stopwatch:
     @contextmanager
     def running(self, device: torch.device) -> Iterator[None]:
         if device.type == "cuda":
-            first, last = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            first, last = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
             first.record()
             yield
             last.record()
