@@ -26,12 +26,12 @@ from nnunet_ima.attacks import Margin, Objective, apgd, pgd, square
 from nnunet_ima.attacks.ball import Norm
 from nnunet_ima.attacks.precision import autocast, native_bfloat16
 from nnunet_ima.cli.common import device_name, nnunet_folder, positive
-from nnunet_ima.evaluation.metrics import average_dice_index
-from nnunet_ima.evaluation.models import find_models
-from nnunet_ima.evaluation.running import Choice, Subject, prepare
-from nnunet_ima.evaluation.slices import batches
-from nnunet_ima.segmentation.dice import SegmentationObjective
-from nnunet_ima.segmentation.identifiers import dataset_name
+from nnunet_ima.evaluation.evaluate import Choice, Subject, prepare
+from nnunet_ima.metrics.indices import average_dice_index
+from nnunet_ima.nnunet.dataset_names import dataset_name
+from nnunet_ima.segmentation.cases.models import find_models
+from nnunet_ima.segmentation.cases.slices import batches
+from nnunet_ima.segmentation.objectives.dice import SegmentationObjective
 
 Attack = Callable[[], Tensor]
 # adv-lib imports a plotting server that none of its attacks needs and that does not build everywhere.
@@ -177,9 +177,13 @@ def digits_classifier() -> tuple[nn.Module, Tensor, Tensor]:
     y = torch.from_numpy(labels).long()
     torch.manual_seed(0)
     model = nn.Sequential(
-        nn.Conv2d(1, 32, 3, padding=1), nn.ReLU(), nn.Conv2d(32, 32, 3, padding=1), nn.ReLU(), nn.Flatten(),
+        nn.Conv2d(1, 32, 3, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(32, 32, 3, padding=1),
+        nn.ReLU(),
+        nn.Flatten(),
         nn.Linear(32 * 64, 10),
-    )  # fmt: skip
+    )
     optimiser = torch.optim.Adam(model.parameters(), 1e-3)
     for _ in range(150):
         rows = torch.randint(0, 900, (128,))
@@ -208,14 +212,17 @@ def compare_on_classifier() -> None:
         theirs = torchattacks.Square(
             model, norm={"l2": "L2", "linf": "Linf"}[norm], eps=epsilon, n_queries=1000, loss="margin"
         )
-        ours = square(model, x, y, epsilon, objective=Margin(), norm=norm, steps=1000, bounds=(0, 1),
-                      generator=generators)  # fmt: skip
+        ours = square(
+            model, x, y, epsilon, objective=Margin(), norm=norm, steps=1000, bounds=(0, 1), generator=generators
+        )
         climbed = apgd(model, x, y, epsilon, norm=norm, steps=100, bounds=(0, 1), generator=generators)
         their_climbed = their_apgd(
             model, x, y, epsilon, norm=2 if norm == "l2" else np.inf, n_iter=100, loss_function="ce"
         )
-        print(f"{norm:8}{epsilon:8g}{accuracy(ours):10.1f}{accuracy(theirs(x, y)):14.1f}"
-              f"{accuracy(climbed):10.1f}{accuracy(their_climbed):10.1f}")  # fmt: skip
+        print(
+            f"{norm:8}{epsilon:8g}{accuracy(ours):10.1f}{accuracy(theirs(x, y)):14.1f}"
+            f"{accuracy(climbed):10.1f}{accuracy(their_climbed):10.1f}"
+        )
 
 
 def main() -> None:

@@ -38,10 +38,10 @@ from numpy.typing import NDArray
 
 from nnunet_ima.cli.common import device_name, noise_levels, positive, run
 from nnunet_ima.errors import UserError
-from nnunet_ima.evaluation.statistics import resampled
 from nnunet_ima.files import replacing
 from nnunet_ima.methods.method import settings_of
 from nnunet_ima.methods.registry import method_named, methods
+from nnunet_ima.metrics.statistics import resampled
 from nnunet_ima.plots import new_figure, save
 
 SEEDED = """
@@ -83,9 +83,12 @@ def parse() -> argparse.Namespace:
         group.add_argument("--gpus", type=lambda text: text.split(","), help="one training on each, like 0,1")
         group.add_argument("--jobs", type=positive, default=1, help="trainings at once on the CPU; default: 1")
         group.add_argument("--pretrained", metavar="FILE", help="a checkpoint each method starts from")
-        group.add_argument("--against", metavar="NAME",
-                           help="of --methods, the one the others are compared with case by case; default: IMA, or the "
-                           "first without it")  # fmt: skip
+        group.add_argument(
+            "--against",
+            metavar="NAME",
+            help="of --methods, the one the others are compared with case by case; default: IMA, or the "
+            "first without it",
+        )
         group.add_argument("-device", choices=["cuda", "cpu", "mps"])
         if task == "segmentation":
             group.add_argument("-d", required=True, metavar="DATASET")
@@ -134,14 +137,14 @@ def results_of(args: argparse.Namespace, seed: int) -> Path:
 
 
 def fold_of(args: argparse.Namespace, method: str, seed: int) -> Path:
-    from nnunet_ima.segmentation.identifiers import dataset_name
+    from nnunet_ima.nnunet.dataset_names import dataset_name
 
     model = f"nnUNetTrainer{method}__{args.p}__2d"
     return results_of(args, seed) / dataset_name(args.d) / model / f"fold_{args.f}"
 
 
 def train_segmentation(args: argparse.Namespace, method: str, seed: int, gpu: str | None) -> None:
-    from nnunet_ima.segmentation.identifiers import parse_identifier
+    from nnunet_ima.nnunet.dataset_names import parse_identifier
 
     folder = fold_of(args, method, seed)
     if (folder / "checkpoint_final.pth").is_file():
@@ -149,18 +152,44 @@ def train_segmentation(args: argparse.Namespace, method: str, seed: int, gpu: st
     again = (folder / "checkpoint_latest.pth").is_file()
     start = None if again else pretrained(args, seed)
     settings = [
-        seed, args.device, str(parse_identifier(args.d)), f"nnUNetTrainer{method}", args.p, args.f, again, start,
-    ]  # fmt: skip
+        seed,
+        args.device,
+        str(parse_identifier(args.d)),
+        f"nnUNetTrainer{method}",
+        args.p,
+        args.f,
+        again,
+        start,
+    ]
     call([sys.executable, "-c", SEEDED, json.dumps(settings)], gpu, nnUNet_results=str(results_of(args, seed)))
 
 
 def evaluate_segmentation(args: argparse.Namespace, method: str, seed: int, gpu: str | None) -> Scores:
     call(
-        [sys.executable, "-m", "nnunet_ima.cli.eval", "-d", args.d, "-p", args.p, "-f", args.f, "-tr",
-         f"nnUNetTrainer{method}", "--noise", ",".join(f"{level:g}" for level in args.noise), "--cases", args.cases,
-         "--steps", str(args.steps), "-device", args.device],
-        gpu, nnUNet_results=str(results_of(args, seed)),
-    )  # fmt: skip
+        [
+            sys.executable,
+            "-m",
+            "nnunet_ima.cli.eval",
+            "-d",
+            args.d,
+            "-p",
+            args.p,
+            "-f",
+            args.f,
+            "-tr",
+            f"nnUNetTrainer{method}",
+            "--noise",
+            ",".join(f"{level:g}" for level in args.noise),
+            "--cases",
+            args.cases,
+            "--steps",
+            str(args.steps),
+            "-device",
+            args.device,
+        ],
+        gpu,
+        nnUNet_results=str(results_of(args, seed)),
+    )
     return read_slices(fold_of(args, method, seed) / "robustness" / "slices.csv", [0.0, *args.noise])
 
 
@@ -220,11 +249,25 @@ def train_classification(args: argparse.Namespace, method: str, seed: int, gpu: 
     start = [] if file is None else ["--pretrained", file]
     again = ["--c"] if (folder / "checkpoint_latest.pth").is_file() else []
     call(
-        [sys.executable, "-m", "nnunet_ima.cli.classify", "train", "--data", str(args.data), "--output", str(folder),
-         "--seed", str(seed), "-device", args.device, *flags_of(method, args.training), *start,
-         *again],
+        [
+            sys.executable,
+            "-m",
+            "nnunet_ima.cli.classify",
+            "train",
+            "--data",
+            str(args.data),
+            "--output",
+            str(folder),
+            "--seed",
+            str(seed),
+            "-device",
+            args.device,
+            *flags_of(method, args.training),
+            *start,
+            *again,
+        ],
         gpu,
-    )  # fmt: skip
+    )
 
 
 def evaluate_classification(args: argparse.Namespace, method: str, seed: int, gpu: str | None) -> Scores:
@@ -232,11 +275,24 @@ def evaluate_classification(args: argparse.Namespace, method: str, seed: int, gp
     file = folder / "robustness" / "images.csv"
     if not file.is_file():
         call(
-            [sys.executable, "-m", "nnunet_ima.cli.classify", "eval", "--model", str(folder), "--noise",
-             ",".join(f"{level:g}" for level in args.noise), "--attack", "pgd", "--steps", str(args.steps), "-device",
-             args.device],
+            [
+                sys.executable,
+                "-m",
+                "nnunet_ima.cli.classify",
+                "eval",
+                "--model",
+                str(folder),
+                "--noise",
+                ",".join(f"{level:g}" for level in args.noise),
+                "--attack",
+                "pgd",
+                "--steps",
+                str(args.steps),
+                "-device",
+                args.device,
+            ],
             gpu,
-        )  # fmt: skip
+        )
     return read_images(file, [0.0, *args.noise])
 
 
@@ -261,9 +317,10 @@ def everything(args: argparse.Namespace) -> Iterator[dict[str, dict[int, Scores]
 
     UserError at the end if any has failed; the others go on."""
     train, evaluate = (
-        (train_segmentation, evaluate_segmentation) if args.task == "segmentation"
+        (train_segmentation, evaluate_segmentation)
+        if args.task == "segmentation"
         else (train_classification, evaluate_classification)
-    )  # fmt: skip
+    )
     gpus: Queue[str | None] = Queue()
     for gpu in args.gpus or [None] * args.jobs:
         gpus.put(gpu)
@@ -355,8 +412,19 @@ def write(args: argparse.Namespace, scores: dict[str, dict[int, Scores]]) -> Non
     titles = [*(f"{level:g}" for level in [0.0, *args.noise]), "mean of noisy"]
     with replacing(args.output / "compare.csv") as path, path.open("w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(["method", "seeds", "noise", "mean", "low", "high", "least_seed", "largest_seed",
-                         *(f"{part}_above_{args.against}" for part in ("mean", "low", "high") if apart)])  # fmt: skip
+        writer.writerow(
+            [
+                "method",
+                "seeds",
+                "noise",
+                "mean",
+                "low",
+                "high",
+                "least_seed",
+                "largest_seed",
+                *(f"{part}_above_{args.against}" for part in ("mean", "low", "high") if apart),
+            ]
+        )
         for method, rows in found.items():
             for number, title in enumerate(titles):
                 values = [*rows[number], *(apart[method][number] if apart else [])]
@@ -387,8 +455,7 @@ def plot(args: argparse.Namespace, found: dict[str, NDArray[np.float64]], titles
         axes.errorbar(clean[0], noisy[0], errors[1], errors[0], fmt=marker, capsize=2, elinewidth=0.7, label=method)
     axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=8, frameon=False)
     what = "ADI" if args.task == "segmentation" else "accuracy"
-    axes.set(xlabel=f"{what} without noise (%)",
-             ylabel=f"mean {what} at noise {', '.join(titles[1:-1])} (%)")  # fmt: skip
+    axes.set(xlabel=f"{what} without noise (%)", ylabel=f"mean {what} at noise {', '.join(titles[1:-1])} (%)")
     axes.grid(alpha=0.3)
     return figure
 

@@ -79,9 +79,19 @@ class Check:
     def tests(self) -> Row:
         report = self.folder / "tests.xml"
         command = [
-            sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-o", "addopts=--strict-markers", "-q",
-            "-m", "gpu and not slow", f"--junitxml={report}", f"tests/gpu{'/test_attacks.py' if self.quick else ''}",
-        ]  # fmt: skip
+            sys.executable,
+            "-m",
+            "pytest",
+            "-p",
+            "no:cacheprovider",
+            "-o",
+            "addopts=--strict-markers",
+            "-q",
+            "-m",
+            "gpu and not slow",
+            f"--junitxml={report}",
+            f"tests/gpu{'/test_attacks.py' if self.quick else ''}",
+        ]
         output = _run_all_of_it(command)
         if not report.exists():
             raise RuntimeError(f"pytest wrote no report: {(output.strip().splitlines() or ['no output'])[-1]}")

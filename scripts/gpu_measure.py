@@ -63,7 +63,7 @@ def prepared(shape: Shape, pool: Pool, device: torch.device, precision: str, **i
 
 def training_steps(
     shape: Shape, pool: Pool, device: torch.device, precision: str, rounds: int, seconds_left: Callable[[], float]
-) -> Row:  # fmt: skip
+) -> Row:
     """Plain nnU-Net's step and IMA's on the same network and batches, in turns; medians of what follows two rounds.
 
     Fewer rounds where time runs out. first_s: of the first step of each, in which cuDNN and the compiler look around.

@@ -96,8 +96,10 @@ def table(results: Results) -> str:
     lines = [f"{run['device']}, torch {run['versions']['torch']}, nnunetv2 {run['versions']['nnunetv2']}", ""]
     steps = {name: row for name, row in found.items() if "IMA_over_plain" in row}
     if steps:
-        lines.append(f"{'training step':<30}{'plain s':>10}{'IMA s':>10}{'ratio':>8}{'plain GiB':>11}{'IMA GiB':>9}"
-                     f"{'correct':>9}{'crossed':>9}{'forwards':>10}")  # fmt: skip
+        lines.append(
+            f"{'training step':<30}{'plain s':>10}{'IMA s':>10}{'ratio':>8}{'plain GiB':>11}{'IMA GiB':>9}"
+            f"{'correct':>9}{'crossed':>9}{'forwards':>10}"
+        )
     lines += [_step_line(name, row) for name, row in steps.items()]
     for name, row in found.items():
         if name not in steps:

@@ -41,8 +41,13 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=Path("moons.png"), help="default: moons.png")
     known = tuple(methods())
-    parser.add_argument("--methods", type=names_among(known), default=("ce", "adv", "ima"), metavar="NAME,...",
-                        help=f"{', '.join(known)}; default: ce,adv,ima")  # fmt: skip
+    parser.add_argument(
+        "--methods",
+        type=names_among(known),
+        default=("ce", "adv", "ima"),
+        metavar="NAME,...",
+        help=f"{', '.join(known)}; default: ce,adv,ima",
+    )
     parser.add_argument("--epochs", type=positive, default=30)
     parser.add_argument("--points", type=positive, default=20000, help="training points; default: 20000")
     parser.add_argument("--seed", type=int, default=0)
@@ -57,9 +62,16 @@ def points(count: int, seed: int) -> tuple[Tensor, Tensor]:
 def new_network(seed: int) -> nn.Module:
     torch.manual_seed(seed)
     return nn.Sequential(
-        nn.Linear(2, 32), nn.LeakyReLU(), nn.Linear(32, 64), nn.LayerNorm(64), nn.LeakyReLU(), nn.Linear(64, 128),
-        nn.LayerNorm(128), nn.LeakyReLU(), nn.Linear(128, 2),
-    )  # fmt: skip
+        nn.Linear(2, 32),
+        nn.LeakyReLU(),
+        nn.Linear(32, 64),
+        nn.LayerNorm(64),
+        nn.LeakyReLU(),
+        nn.Linear(64, 128),
+        nn.LayerNorm(128),
+        nn.LeakyReLU(),
+        nn.Linear(128, 2),
+    )
 
 
 def begun(word: str, count: int, epochs: int) -> Method:

@@ -15,9 +15,9 @@ from time import perf_counter
 import torch
 
 from nnunet_ima.cli.common import device_name, nnunet_folder, positive
-from nnunet_ima.evaluation.models import find_models, load_predictor
 from nnunet_ima.evaluation.noises import Settings, Target, attack
-from nnunet_ima.segmentation.identifiers import dataset_name
+from nnunet_ima.nnunet.dataset_names import dataset_name
+from nnunet_ima.segmentation.cases.models import find_models, load_predictor
 
 
 def parse() -> argparse.Namespace:

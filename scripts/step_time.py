@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 from nnunet_ima.cli.common import device_name, nnunet_folder, positive
-from nnunet_ima.segmentation.identifiers import dataset_name
+from nnunet_ima.nnunet.dataset_names import dataset_name
 
 
 def parse() -> argparse.Namespace:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from nnunet_ima.cli.plan import OF_IMA
-from nnunet_ima.segmentation.finding import DISCOVERY, make_trainers_findable
+from nnunet_ima.nnunet.trainer_search import DISCOVERY, make_trainers_findable
 
 EXAMPLES = Path(__file__).parents[1] / "data_examples"
 DATASET = "Dataset902_PhantomHeart"
@@ -95,8 +95,9 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     (folder / "preprocessed").mkdir()
     made = Workspace(folder, environment)
     # Of small cases nnU-Net's processes cost more to start than they save; it would start eight for the fingerprint.
-    made.run("nnUNetv2_plan_and_preprocess", "-d", "902", "-c", "2d", "-npfp", "1", "-np", "1",
-             "--verify_dataset_integrity")  # fmt: skip
+    made.run(
+        "nnUNetv2_plan_and_preprocess", "-d", "902", "-c", "2d", "-npfp", "1", "-np", "1", "--verify_dataset_integrity"
+    )
     narrow(made.preprocessed / "nnUNetPlans.json")
     return made
 
@@ -123,9 +124,19 @@ def in_process(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> Workspa
 
 def train(workspace: Workspace, trainer: str, *flags: str) -> None:
     workspace.run(
-        "nnUNetv2_train", "D902", "2d", "0", "-tr", trainer, "-p", "nnUNetPlansIMA", "-device", "cpu", *flags,
+        "nnUNetv2_train",
+        "D902",
+        "2d",
+        "0",
+        "-tr",
+        trainer,
+        "-p",
+        "nnUNetPlansIMA",
+        "-device",
+        "cpu",
+        *flags,
         nnUNet_extTrainer=str(DISCOVERY),
-    )  # fmt: skip
+    )
 
 
 @pytest.fixture(scope="module")
@@ -134,9 +145,26 @@ def trained(workspace: Workspace) -> Iterator[Workspace]:
     # Other tests have trained models of this data set, too.
     shutil.rmtree(workspace.results, ignore_errors=True)
     workspace.run(
-        "nnunet-ima-plan", "-d", "D902", "--noise-max", "5", "--margin-step", "1", "--threshold", "0",
-        "--epochs", "2", "--iterations", "3", "--val-iterations", "1", "--steps", "4", "--batch-size", "4",
-    )  # fmt: skip
+        "nnunet-ima-plan",
+        "-d",
+        "D902",
+        "--noise-max",
+        "5",
+        "--margin-step",
+        "1",
+        "--threshold",
+        "0",
+        "--epochs",
+        "2",
+        "--iterations",
+        "3",
+        "--val-iterations",
+        "1",
+        "--steps",
+        "4",
+        "--batch-size",
+        "4",
+    )
     train(workspace, "nnUNetTrainerIMA")
     train(workspace, "nnUNetTrainerPlain")
     yield workspace

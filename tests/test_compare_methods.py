@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from nnunet_ima.errors import UserError
-from nnunet_ima.segmentation.finding import DISCOVERY
+from nnunet_ima.nnunet.trainer_search import DISCOVERY
 from tests.conftest import Workspace
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "compare_methods.py"
@@ -29,10 +29,12 @@ def script() -> ModuleType:
 
 def test_slices_are_scored_as_adi_counts_them(script: ModuleType, tmp_path: Path) -> None:
     rows = [
-        ("a", 0, "pgd", "attack", 0, "wall", 90, 10, 10), ("a", 0, "pgd", "attack", 0, "chamber", 1, 0, 9),
-        ("a", 0, "pgd", "attack", 5, "wall", 0, 5, 10), ("a", 0, "pgd", "attack", 5, "chamber", 0, 0, 0),
+        ("a", 0, "pgd", "attack", 0, "wall", 90, 10, 10),
+        ("a", 0, "pgd", "attack", 0, "chamber", 1, 0, 9),
+        ("a", 0, "pgd", "attack", 5, "wall", 0, 5, 10),
+        ("a", 0, "pgd", "attack", 5, "chamber", 0, 0, 0),
         ("a", 0, "random", "control", 5, "wall", 90, 10, 10),
-    ]  # fmt: skip
+    ]
     with (tmp_path / "slices.csv").open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["case", "slice", "noise", "family", "level", "class", "tp", "fp", "fn"])
@@ -58,8 +60,10 @@ def test_the_mean_is_over_seeds_and_the_interval_over_cases(script: ModuleType) 
     half = 1.96 * each[::3].std() / np.sqrt(30)
     assert (mean - low, high - mean) == pytest.approx((half, half), rel=0.1)
     # Two methods on the same cases: what the cases have in common does not blur how far they are apart.
-    better = {seed: script.Scores(one.values + np.where(np.arange(90) % 6 < 3, 1.0, 3.0)[:, None], samples, groups)
-              for seed, one in seeds.items()}  # fmt: skip
+    better = {
+        seed: script.Scores(one.values + np.where(np.arange(90) % 6 < 3, 1.0, 3.0)[:, None], samples, groups)
+        for seed, one in seeds.items()
+    }
     above, low, high = script.difference(better, seeds)[-1]
     assert above == pytest.approx(2.0)
     assert (above - low, high - above) == pytest.approx((1.96 / np.sqrt(30),) * 2, rel=0.1)
@@ -74,11 +78,15 @@ def test_seeds_with_other_images_are_not_mixed_up(script: ModuleType, tmp_path: 
     second = script.Scores(np.array([[100.0, 0.0], [100.0, 100.0]]), ["c", "a"], ["C", "A"])
     found = script.pooled({1: first, 2: second})
     assert dict(zip(found.samples, found.values.tolist(), strict=True)) == {
-        "a": [100.0, 100.0, 100.0], "b": [0.0, 0.0, 0.0], "c": [100.0, 0.0, 0.0]}  # fmt: skip
+        "a": [100.0, 100.0, 100.0],
+        "b": [0.0, 0.0, 0.0],
+        "c": [100.0, 0.0, 0.0],
+    }
     assert found.groups == ["A", "B", "C"]
     assert script.difference({1: first}, {1: second})[:, 0].tolist() == [0.0, 0.0, 0.0], "on what both have"
-    (tmp_path / "images.csv").write_text("file,group,attack,noise,right\na,A,pgd,0,1\na,A,pgd,2,0\nb,,pgd,0,1\n"
-                                         "b,,pgd,2,1\nb,,fgsm,2,0\n")  # fmt: skip
+    (tmp_path / "images.csv").write_text(
+        "file,group,attack,noise,right\na,A,pgd,0,1\na,A,pgd,2,0\nb,,pgd,0,1\nb,,pgd,2,1\nb,,fgsm,2,0\n"
+    )
     read = script.read_images(tmp_path / "images.csv", [0.0, 2.0])
     assert (read.samples, read.groups) == (["a", "b"], ["A", "b"])
     assert read.values.tolist() == [[100.0, 0.0], [100.0, 100.0]]
@@ -89,9 +97,23 @@ def test_each_method_of_the_classifier_gets_the_flags_that_are_its_own(script: M
     common = ["--epochs", "5"]
     assert script.flags_of("ce", training) == ["--method", "ce", *common]
     assert script.flags_of("ima", training) == [
-        "--method", "ima", *common, "--noise-max", "12", "--set", "ima.beta=0.4"]  # fmt: skip
+        "--method",
+        "ima",
+        *common,
+        "--noise-max",
+        "12",
+        "--set",
+        "ima.beta=0.4",
+    ]
     assert script.flags_of("trades1.5", training) == [
-        "--method", "trades", *common, "--noise-max", "1.5", "--set", "trades.beta=1"]  # fmt: skip
+        "--method",
+        "trades",
+        *common,
+        "--noise-max",
+        "1.5",
+        "--set",
+        "trades.beta=1",
+    ]
     with pytest.raises(UserError, match="--methods smd5: SMD takes no noise level, write smd"):
         script.flags_of("smd5", training)
     with pytest.raises(UserError, match="no method 'none'"):
@@ -111,9 +133,31 @@ def test_methods_are_trained_attacked_and_compared(workspace: Workspace, tmp_pat
     workspace.write_plans(
         "nnUNetPlansCompare", {"noise_max": 2.0, "epochs": 1, "iterations": 2, "val_iterations": 1, "steps": 2}
     )
-    command = ("python", str(SCRIPT), "segmentation", "-d", "D902", "-p", "nnUNetPlansCompare", "--methods",
-               "Plain,IMA,TRADES5", "--noise", "1", "--steps", "2", "--cases", "heldout", "--seeds", "1,2",
-               "--jobs", "2", "--output", str(tmp_path / "compare"), "-device", "cpu")  # fmt: skip
+    command = (
+        "python",
+        str(SCRIPT),
+        "segmentation",
+        "-d",
+        "D902",
+        "-p",
+        "nnUNetPlansCompare",
+        "--methods",
+        "Plain,IMA,TRADES5",
+        "--noise",
+        "1",
+        "--steps",
+        "2",
+        "--cases",
+        "heldout",
+        "--seeds",
+        "1,2",
+        "--jobs",
+        "2",
+        "--output",
+        str(tmp_path / "compare"),
+        "-device",
+        "cpu",
+    )
     first = workspace.run(*command, nnUNet_extTrainer=str(DISCOVERY), nnUNet_n_proc_DA="0")
     assert "| TRADES5 | 2 |" in first.stdout
     rows = list(csv.DictReader((tmp_path / "compare" / "compare.csv").open()))

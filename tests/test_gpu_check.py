@@ -89,9 +89,11 @@ def test_what_does_not_fit_or_fails_is_said_and_measured_next_time(module: Modul
         return {}
 
     todo = [
-        module.Task("fails", 0, fails), module.Task("long", 100, dict), module.Task("done", 0, lambda: {"value": 1}),
+        module.Task("fails", 0, fails),
+        module.Task("long", 100, dict),
+        module.Task("done", 0, lambda: {"value": 1}),
         module.Task("lasts", 0, lasts),
-    ]  # fmt: skip
+    ]
     results = _results(module, tmp_path / "out.json")
     module.work(_check(module, 3), todo, results)
     text = module.table(results)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from nnunet_ima.segmentation.finding import DISCOVERY
+from nnunet_ima.nnunet.trainer_search import DISCOVERY
 from tests.conftest import Workspace
 
 README = Path(__file__).parents[1] / "README.md"
@@ -33,9 +33,19 @@ def test_a_method_of_ones_own_trains_nnunet_and_a_classifier(workspace: Workspac
     block = {"epochs": 1, "iterations": 1, "val_iterations": 1}
     workspace.write_plans("nnUNetPlansJitter", block)
     done = workspace.run(
-        "nnUNetv2_train", "902", "2d", "0", "-tr", "nnUNetTrainerJitter5", "-p", "nnUNetPlansJitter", "-device", "cpu",
-        nnUNet_extTrainer=str(DISCOVERY), PYTHONPATH=str(package),
-    )  # fmt: skip
+        "nnUNetv2_train",
+        "902",
+        "2d",
+        "0",
+        "-tr",
+        "nnUNetTrainerJitter5",
+        "-p",
+        "nnUNetPlansJitter",
+        "-device",
+        "cpu",
+        nnUNet_extTrainer=str(DISCOVERY),
+        PYTHONPATH=str(package),
+    )
     assert "Jitter(steps=20" in done.stdout and "noise=5.0, beta=0.5" in done.stdout
     rng = np.random.default_rng(0)
     for name in ("a", "b"):
@@ -43,8 +53,24 @@ def test_a_method_of_ones_own_trains_nnunet_and_a_classifier(workspace: Workspac
         for number in range(4):
             Image.fromarray(rng.integers(0, 255, (40, 40), np.uint8)).save(package / "images" / name / f"{number}.png")
     done = workspace.run(
-        "nnunet-ima-classify", "train", "--data", str(package / "images"), "--method", "jitter", "--noise-max", "2",
-        "--epochs", "1", "--image-size", "40", "--set", "jitter.beta=0.3", "--output", str(package / "run"), "-device",
-        "cpu", PYTHONPATH=str(package),
-    )  # fmt: skip
+        "nnunet-ima-classify",
+        "train",
+        "--data",
+        str(package / "images"),
+        "--method",
+        "jitter",
+        "--noise-max",
+        "2",
+        "--epochs",
+        "1",
+        "--image-size",
+        "40",
+        "--set",
+        "jitter.beta=0.3",
+        "--output",
+        str(package / "run"),
+        "-device",
+        "cpu",
+        PYTHONPATH=str(package),
+    )
     assert (package / "run" / "checkpoint_final.pth").is_file(), textwrap.indent(done.stdout, "  ")

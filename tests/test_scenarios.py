@@ -16,7 +16,7 @@ import torch
 from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
 from numpy.typing import NDArray
 
-from nnunet_ima.segmentation.finding import DISCOVERY
+from nnunet_ima.nnunet.trainer_search import DISCOVERY
 from tests.conftest import EXAMPLES, Workspace, narrow
 
 SOURCE = EXAMPLES / "Dataset903_PhantomLesion"
@@ -77,16 +77,43 @@ def _plan(workspace: Workspace, dataset: str) -> None:
     workspace.run("nnUNetv2_plan_and_preprocess", "-d", dataset[7:10], "-c", "2d", "-npfp", "1", "-np", "1")
     narrow(workspace.folder / "preprocessed" / dataset / "nnUNetPlans.json")
     workspace.run(
-        "nnunet-ima-plan", "-d", dataset, "--noise-max", "5", "--margin-step", "1", "--threshold", "0",
-        "--epochs", "2", "--iterations", "2", "--val-iterations", "1", "--steps", "3", "--batch-size", "6",
-    )  # fmt: skip
+        "nnunet-ima-plan",
+        "-d",
+        dataset,
+        "--noise-max",
+        "5",
+        "--margin-step",
+        "1",
+        "--threshold",
+        "0",
+        "--epochs",
+        "2",
+        "--iterations",
+        "2",
+        "--val-iterations",
+        "1",
+        "--steps",
+        "3",
+        "--batch-size",
+        "6",
+    )
 
 
 def _train(workspace: Workspace, dataset: str, *flags: str) -> None:
     workspace.run(
-        "nnUNetv2_train", dataset, "2d", "0", "-tr", "nnUNetTrainerIMA", "-p", "nnUNetPlansIMA", "-device", "cpu",
-        *flags, nnUNet_extTrainer=str(DISCOVERY),
-    )  # fmt: skip
+        "nnUNetv2_train",
+        dataset,
+        "2d",
+        "0",
+        "-tr",
+        "nnUNetTrainerIMA",
+        "-p",
+        "nnUNetPlansIMA",
+        "-device",
+        "cpu",
+        *flags,
+        nnUNet_extTrainer=str(DISCOVERY),
+    )
 
 
 def _references(workspace: Workspace, dataset: str) -> Callable[[str], NDArray[Any]]:
@@ -105,9 +132,18 @@ def test_a_label_scenario_from_planning_to_evaluation(workspace: Workspace, scen
     store = _check_margins(fold, reference)
     _check_resume(workspace, scenario, fold, store)
     workspace.run(
-        "nnunet-ima-eval", "--noise", "1", "-d", scenario.dataset, "-device", "cpu", "--steps", "2",
-        "--slices", "foreground",
-    )  # fmt: skip
+        "nnunet-ima-eval",
+        "--noise",
+        "1",
+        "-d",
+        scenario.dataset,
+        "-device",
+        "cpu",
+        "--steps",
+        "2",
+        "--slices",
+        "foreground",
+    )
     _check_counts(fold, scenario, reference)
 
 
@@ -167,9 +203,11 @@ def test_natural_images(workspace: Workspace) -> None:
         SimpleITK.WriteImage(picture, folder / "imagesTr" / f"picture_{case}_0000.png")
         SimpleITK.WriteImage(SimpleITK.GetImageFromArray(inside), folder / "labelsTr" / f"picture_{case}.png")
     description = {
-        "channel_names": {"0": "R", "1": "G", "2": "B"}, "labels": {"background": 0, "box": 1}, "numTraining": 6,
+        "channel_names": {"0": "R", "1": "G", "2": "B"},
+        "labels": {"background": 0, "box": 1},
+        "numTraining": 6,
         "file_ending": ".png",
-    }  # fmt: skip
+    }
     (folder / "dataset.json").write_text(json.dumps(description))
     _plan(workspace, "Dataset915_Natural")
     _train(workspace, "Dataset915_Natural")

@@ -19,17 +19,17 @@ import torch
 
 from nnunet_ima.cli.eval import evaluate
 from nnunet_ima.errors import UserError
+from nnunet_ima.evaluation.evaluate import Choice, open_journal, plan, prepare
+from nnunet_ima.evaluation.evaluate import evaluate as evaluate_one
 from nnunet_ima.evaluation.journal import file_digest
-from nnunet_ima.evaluation.metrics import average_dice_index, total_voxel_dice_index
-from nnunet_ima.evaluation.models import find_models
 from nnunet_ima.evaluation.noises import Settings
-from nnunet_ima.evaluation.robustness import Sweep
-from nnunet_ima.evaluation.running import Choice, open_journal, plan, prepare
-from nnunet_ima.evaluation.running import evaluate as evaluate_one
-from nnunet_ima.evaluation.slices import Slice
-from nnunet_ima.evaluation.tiles import TiledNetwork
+from nnunet_ima.evaluation.sweep import Sweep
 from nnunet_ima.evaluation.volumes import KeptNoise, predict_volumes
-from nnunet_ima.segmentation.finding import DISCOVERY
+from nnunet_ima.metrics.indices import average_dice_index, total_voxel_dice_index
+from nnunet_ima.nnunet.trainer_search import DISCOVERY
+from nnunet_ima.segmentation.cases.models import find_models
+from nnunet_ima.segmentation.cases.slices import Slice
+from nnunet_ima.segmentation.cases.tiles import TiledNetwork
 from tests.conftest import DATASET, IMA, PLAIN, Workspace, train
 
 
@@ -143,10 +143,30 @@ def test_many_noises_in_one_report(ready: Workspace, tmp_path: Path, monkeypatch
     monkeypatch.setattr("nnunet_ima.evaluation.audit.QUERIES", 10)
     monkeypatch.setattr("nnunet_ima.evaluation.audit.SLICES", 3)
     evaluate(
-        ["-d", "902", "-device", "cpu", "-o", str(tmp_path), "--noise", "2", "--attack",
-         "pgd,strong,square,transfer,vanish", "--vanish", "wall", "--corruptions", "gaussian,blur,motion",
-         "--steps", "2", "--strong-steps", "2", "--queries", "5", "--audit"]
-    )  # fmt: skip
+        [
+            "-d",
+            "902",
+            "-device",
+            "cpu",
+            "-o",
+            str(tmp_path),
+            "--noise",
+            "2",
+            "--attack",
+            "pgd,strong,square,transfer,vanish",
+            "--vanish",
+            "wall",
+            "--corruptions",
+            "gaussian,blur,motion",
+            "--steps",
+            "2",
+            "--strong-steps",
+            "2",
+            "--queries",
+            "5",
+            "--audit",
+        ]
+    )
     content = json.loads((tmp_path / "results.json").read_text())
     for model in content["models"]:
         assert list(model["others"]) == ["strong", "square", "transfer", "vanish", "worst of all", "random"]
@@ -227,10 +247,27 @@ def test_many_cases_need_no_more_memory_than_few(ready: Workspace, tmp_path: Pat
         for number in range(count):
             large_case(images, labels, number)
         process = subprocess.Popen(
-            [str(Path(sys.executable).with_name("nnunet-ima-eval")), *HEART, "-o", str(tmp_path / str(count) / "out"),
-             "--noise", "0", "--slices", "foreground", "-i", str(images), "-gt", str(labels), "--batch-size", "4",
-             "--attack", "fgsm"], env=ready.environment, stdout=subprocess.DEVNULL,
-        )  # fmt: skip
+            [
+                str(Path(sys.executable).with_name("nnunet-ima-eval")),
+                *HEART,
+                "-o",
+                str(tmp_path / str(count) / "out"),
+                "--noise",
+                "0",
+                "--slices",
+                "foreground",
+                "-i",
+                str(images),
+                "-gt",
+                str(labels),
+                "--batch-size",
+                "4",
+                "--attack",
+                "fgsm",
+            ],
+            env=ready.environment,
+            stdout=subprocess.DEVNULL,
+        )
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
         assert process.returncode == 0
@@ -256,10 +293,24 @@ def test_two_processes_find_what_one_finds(ready: Workspace, tmp_path: Path) -> 
     flags = ["--noise", "1,3", "--attack", "pgd,square", "--steps", "5", "--queries", "10", "--batch-size", "4"]
     alone = _evaluated(tmp_path / "one", *flags)
     subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m",
-         "nnunet_ima.cli.eval", *HEART, "-o", str(tmp_path / "two"), *flags],
-        env=ready.environment | {"OMP_NUM_THREADS": str(torch.get_num_threads())}, check=True, capture_output=True,
-    )  # fmt: skip
+        [
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            "--standalone",
+            "--nproc-per-node",
+            "2",
+            "-m",
+            "nnunet_ima.cli.eval",
+            *HEART,
+            "-o",
+            str(tmp_path / "two"),
+            *flags,
+        ],
+        env=ready.environment | {"OMP_NUM_THREADS": str(torch.get_num_threads())},
+        check=True,
+        capture_output=True,
+    )
     folder = tmp_path / "two" / f"{IMA}__fold_0"
     together = json.loads((folder / "results.json").read_text())
     assert together["models"] == alone["models"]
@@ -295,7 +346,7 @@ def test_raw_images_give_what_their_preprocessed_cases_give(
     model = content["models"][0]
     assert sorted(model["adi_per_case"]) == cases and model["unit"] == "units"
     # The same cases as nnU-Net has preprocessed them.
-    monkeypatch.setattr("nnunet_ima.evaluation.running.held_out_cases", lambda *_: cases)
+    monkeypatch.setattr("nnunet_ima.evaluation.evaluate.held_out_cases", lambda *_: cases)
     other = _evaluated(tmp_path / "preprocessed", *flags)["models"][0]
     assert other["levels"] == model["levels"]
 
@@ -423,8 +474,10 @@ def test_noise_of_a_surrogate_trained_anew_is_made_anew(ready: Workspace, tmp_pa
         surrogate.checkpoint_file.write_bytes(before)
     assert summary["transfer_from"]["checkpoint_sha256"] == file_digest(surrogate.checkpoint_file)
     assert {name: summary["transfer_from"][name] for name in ("trainer", "plans", "fold")} == {
-        "trainer": "nnUNetTrainerPlain", "plans": "nnUNetPlansIMA", "fold": "0",
-    }  # fmt: skip
+        "trainer": "nnUNetTrainerPlain",
+        "plans": "nnUNetPlansIMA",
+        "fold": "0",
+    }
     assert {json.loads(line)["noise"].split()[0] for line in more[len(lines) :]} == {"transfer"}
     for name, one in found.found.items():
         same = (again.found[name].counts == one.counts).all((1, 2, 3)).tolist()

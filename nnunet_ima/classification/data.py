@@ -162,8 +162,10 @@ def load(split: Split, part: str, size: int, channels: int = 1, skip_broken: boo
         found = list(bar)
     broken = [reason for reason in found if isinstance(reason, str)]
     if broken and not skip_broken:
-        raise UserError(f"{len(broken)} of {len(items)} images cannot be used, or leave them out with --skip-broken; "
-                        f"the first: {broken[0]}")  # fmt: skip
+        raise UserError(
+            f"{len(broken)} of {len(items)} images cannot be used, or leave them out with --skip-broken; "
+            f"the first: {broken[0]}"
+        )
     kept = [(item, image) for item, image in zip(items, found, strict=True) if isinstance(image, Tensor)]
     counts = Counter(item.label for item, _ in kept)
     lacking = [name for name in split.classes if not counts[name]]

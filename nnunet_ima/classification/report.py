@@ -13,8 +13,8 @@ from torch import Tensor
 from nnunet_ima.classification.data import Images
 from nnunet_ima.classification.robustness import Answers
 from nnunet_ima.files import replacing
-from nnunet_ima.pages import new_environment
 from nnunet_ima.plots import new_figure, png, save
+from nnunet_ima.report.pages import new_environment
 
 CELL = 20
 SHOWN = 6
@@ -58,9 +58,18 @@ def write_images(
             for level, answers in by_level.items():
                 for row, (name, label) in enumerate(zip(images.names, images.y.tolist(), strict=True)):
                     probability = answers.probabilities[row, label]
-                    writer.writerow([name, images.groups[row], classes[label], attack, f"{level:g}",
-                                     int(answers.right[row]), f"{probability:.6g}",
-                                     f"{float(distance[row]):.6g}"])  # fmt: skip
+                    writer.writerow(
+                        [
+                            name,
+                            images.groups[row],
+                            classes[label],
+                            attack,
+                            f"{level:g}",
+                            int(answers.right[row]),
+                            f"{probability:.6g}",
+                            f"{float(distance[row]):.6g}",
+                        ]
+                    )
 
 
 def curves(models: Sequence[dict[str, Any]], levels: Sequence[float]) -> Any:
@@ -101,8 +110,11 @@ def first_to_flip(images: Images, classes: Sequence[str], distance: Tensor, poin
     for column, row in enumerate(crossing):
         clean, noisy = images.x[row, 0], points[row, 0]
         title = f"{classes[int(images.y[row])]}\nnoise level {float(distance[row]):.2g}"
-        for axes, image, window in ((panels[0, column], clean, (0, 1)), (panels[1, column], noisy, (0, 1)),
-                                    (panels[2, column], 10 * (noisy - clean), (-1, 1))):  # fmt: skip
+        for axes, image, window in (
+            (panels[0, column], clean, (0, 1)),
+            (panels[1, column], noisy, (0, 1)),
+            (panels[2, column], 10 * (noisy - clean), (-1, 1)),
+        ):
             axes.imshow(image.numpy(), cmap="gray", vmin=window[0], vmax=window[1])
             axes.axis("off")
         panels[0, column].set_title(title, fontsize=8)

@@ -20,7 +20,7 @@ from nnunet_ima.classification.data import Images
 from nnunet_ima.classification.model import Classifier
 from nnunet_ima.classification.settings import BOUNDS
 from nnunet_ima.errors import UserError
-from nnunet_ima.evaluation.statistics import resampled
+from nnunet_ima.metrics.statistics import resampled
 
 FOOLBOX = ("ddn", "fmn")
 """Of Foolbox: they look for the least noise that turns an image."""
@@ -42,8 +42,9 @@ def _pgd(steps: int, norm: Norm, model: Classifier, x: Tensor, y: Tensor, level:
     second = first.clone()
     if len(held):
         again = [draws[row] for row in held.tolist()]
-        second[held] = pgd(model, x[held], y[held], level, objective=Margin(), norm=norm, steps=steps, bounds=BOUNDS,
-                           generator=again)  # fmt: skip
+        second[held] = pgd(
+            model, x[held], y[held], level, objective=Margin(), norm=norm, steps=steps, bounds=BOUNDS, generator=again
+        )
     return [first, second]
 
 
@@ -71,8 +72,9 @@ def _random(norm: Norm, model: Classifier, x: Tensor, y: Tensor, level: float, d
     return [(x + level * ball.random_direction(x, draws, norm)).clamp(*BOUNDS)]
 
 
-def _foolbox(name: str, steps: int, norm: Norm, model: Classifier, x: Tensor, y: Tensor, level: float,
-             draws: Any) -> list[Tensor]:  # fmt: skip
+def _foolbox(
+    name: str, steps: int, norm: Norm, model: Classifier, x: Tensor, y: Tensor, level: float, draws: Any
+) -> list[Tensor]:
     """An attack of Foolbox (Rauber et al.), whose perturbation is then shortened to the noise level."""
     import foolbox
 
@@ -117,9 +119,14 @@ class Answers:
 
 
 def answers(
-    model: Classifier, images: Images, attack: Attack | None, level: float, device: torch.device, batch_size: int = 64,
+    model: Classifier,
+    images: Images,
+    attack: Attack | None,
+    level: float,
+    device: torch.device,
+    batch_size: int = 64,
     seed: int = 0,
-) -> Answers:  # fmt: skip
+) -> Answers:
     """What the model says of each image under the attack at this level. An image's noise does not depend on the
     others."""
     found = []

@@ -53,11 +53,7 @@ class Settings:
         for name in ("noise_max", "learning_rate"):
             if getattr(self, name) is not None:
                 check_number(name, getattr(self, name), 0)
-        allowed = (
-            ("norm", NORMS),
-            ("attack_precision", PRECISIONS),
-            ("optimizer", (None, "adam", "adamw", "sgd")),
-        )
+        allowed = (("norm", NORMS), ("attack_precision", PRECISIONS), ("optimizer", (None, "adam", "adamw", "sgd")))
         for name, known in allowed:
             if getattr(self, name) not in known:
                 raise UserError(f"{name} must be one of {', '.join(map(str, known))}, got {getattr(self, name)}.")

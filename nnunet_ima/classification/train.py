@@ -21,11 +21,11 @@ from nnunet_ima.classification.model import Classifier, build
 from nnunet_ima.classification.settings import Settings
 from nnunet_ima.errors import UserError, first_line
 from nnunet_ima.files import remove_leftovers, replacing
-from nnunet_ima.history import History
 from nnunet_ima.methods.adaptive import Adaptive
+from nnunet_ima.methods.history import History
 from nnunet_ima.methods.method import Run
+from nnunet_ima.methods.optimizer_steps import steps_of
 from nnunet_ima.plots import two_panels
-from nnunet_ima.steps import steps_of
 
 
 @dataclass
@@ -125,8 +125,15 @@ class Training:
             loss = self._train_epoch()
             tally = self.method.end_epoch()
             accuracy = self._validate()
-            self.rows.append({"epoch": self.epoch, "loss": loss, "validation_accuracy": accuracy, **tally.shares(),
-                              "seconds": perf_counter() - started})  # fmt: skip
+            self.rows.append(
+                {
+                    "epoch": self.epoch,
+                    "loss": loss,
+                    "validation_accuracy": accuracy,
+                    **tally.shares(),
+                    "seconds": perf_counter() - started,
+                }
+            )
             if self.store is not None:
                 self.history.add(self.epoch, tally, self.store, perf_counter() - started)
             self.epoch += 1
@@ -222,8 +229,9 @@ class Training:
             writer.writeheader()
             writer.writerows({key: f"{value:.6g}" for key, value in row.items()} for row in self.rows)
         with two_panels(self.folder / "progress.png") as panels:
-            for axes, (key, title) in zip(panels, (("loss", "training loss"), ("validation_accuracy", "accuracy")),
-                                          strict=True):  # fmt: skip
+            for axes, (key, title) in zip(
+                panels, (("loss", "training loss"), ("validation_accuracy", "accuracy")), strict=True
+            ):
                 axes.plot([row["epoch"] for row in self.rows], [row[key] for row in self.rows])
                 axes.set(xlabel="epoch", title=title)
                 axes.grid(alpha=0.3)

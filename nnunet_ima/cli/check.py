@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_ima.errors import UserError
-from nnunet_ima.segmentation.finding import DISCOVERY, VARIABLE
-from nnunet_ima.segmentation.shim import is_installed
+from nnunet_ima.nnunet.shim import is_installed
+from nnunet_ima.nnunet.trainer_search import DISCOVERY, VARIABLE
 
 FOLDERS = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
 LOW_DISK_GB = 10
@@ -131,8 +131,8 @@ def device() -> Link:
 
 
 def data_set(identifier: str) -> Iterator[Link]:
-    from nnunet_ima.segmentation.identifiers import dataset_name
-    from nnunet_ima.segmentation.plans import is_2d, read_plans
+    from nnunet_ima.nnunet.dataset_names import dataset_name
+    from nnunet_ima.nnunet.plans import is_2d, read_plans
     from nnunet_ima.segmentation.settings import Settings
 
     try:
@@ -163,7 +163,7 @@ def flat(block: dict[str, Any]) -> dict[str, Any]:
 
 def preprocessed(name: str, folder: Path, plans: dict[str, Any], fit: list[str], seen: str) -> Iterator[Link]:
     """Whether the cases are there in the form these plans want."""
-    from nnunet_ima.segmentation.plans import configuration
+    from nnunet_ima.nnunet.plans import configuration
 
     cases = len(list((folder / "gt_segmentations").glob("*"))) if (folder / "gt_segmentations").is_dir() else 0
     for each in fit:

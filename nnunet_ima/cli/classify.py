@@ -30,55 +30,100 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _add_train(group: Any) -> None:
-    group.add_argument("--data", type=Path, required=True, metavar="DIR",
-                       help="a folder with a folder of images per class (PNG, JPEG, DICOM, NIfTI)")  # fmt: skip
+    group.add_argument(
+        "--data",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="a folder with a folder of images per class (PNG, JPEG, DICOM, NIfTI)",
+    )
     group.add_argument("--output", type=Path, required=True, metavar="RUN", help="the folder of this training")
-    group.add_argument("--method", default="ima", metavar="NAME",
-                       help=f"[OPTIONAL] {', '.join(methods())}; ce: no noise; adv: fixed noise level; default: ima",
-                       )  # fmt: skip
+    group.add_argument(
+        "--method",
+        default="ima",
+        metavar="NAME",
+        help=f"[OPTIONAL] {', '.join(methods())}; ce: no noise; adv: fixed noise level; default: ima",
+    )
     group.add_argument("--epochs", type=positive, default=40, help="[OPTIONAL] default: 40")
     group.add_argument("--image-size", type=positive, default=224, help="[OPTIONAL] height and width; default: 224")
     group.add_argument("--channels", type=positive, default=1, help="[OPTIONAL] of the images; default: 1, grey")
     group.add_argument("--batch-size", type=positive, default=32, help="[OPTIONAL] default: 32")
-    group.add_argument("--noise-max", type=float,
-                       help="[OPTIONAL] largest margin of ima and mma, fixed noise level of others: L2 norm over the "
-                       "image, whose intensities are 0 to 1; default of ima and mma: 30")  # fmt: skip
-    group.add_argument("--margin-step", type=float,
-                       help="[OPTIONAL] of ima: growth of a margin; default: noise-max / epochs")  # fmt: skip
+    group.add_argument(
+        "--noise-max",
+        type=float,
+        help="[OPTIONAL] largest margin of ima and mma, fixed noise level of others: L2 norm over the "
+        "image, whose intensities are 0 to 1; default of ima and mma: 30",
+    )
+    group.add_argument(
+        "--margin-step", type=float, help="[OPTIONAL] of ima: growth of a margin; default: noise-max / epochs"
+    )
     group.add_argument("--beta", type=float, help="[OPTIONAL] weight of the noisy loss; default: the method's")
     group.add_argument("--steps", type=positive, help="[OPTIONAL] of the attack; default: the method's, 20 for ima")
-    group.add_argument("--set", action="append", default=[], metavar="METHOD.NAME=VALUE",
-                       help="[OPTIONAL] another setting of the method, like mail.gamma=5, several times")  # fmt: skip
+    group.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="METHOD.NAME=VALUE",
+        help="[OPTIONAL] another setting of the method, like mail.gamma=5, several times",
+    )
     group.add_argument("--norm", choices=["l2", "linf"], default="l2", help="[OPTIONAL] default: l2")
-    group.add_argument("--optimizer", choices=["adam", "adamw", "sgd"],
-                       help="[OPTIONAL] default: the paper's, adamw for ce, adam for the others")  # fmt: skip
+    group.add_argument(
+        "--optimizer",
+        choices=["adam", "adamw", "sgd"],
+        help="[OPTIONAL] default: the paper's, adamw for ce, adam for the others",
+    )
     group.add_argument("--learning-rate", type=float, help="[OPTIONAL] default: the optimiser's own")
-    group.add_argument("--csv", type=Path, metavar="FILE",
-                       help="[OPTIONAL] your own split: columns file, label, split, group (patient)")  # fmt: skip
+    group.add_argument(
+        "--csv",
+        type=Path,
+        metavar="FILE",
+        help="[OPTIONAL] your own split: columns file, label, split, group (patient)",
+    )
     group.add_argument("--test", type=positive, help="[OPTIONAL] test images per class; default: 200, or a fifth")
     group.add_argument("--validation", type=positive, help="[OPTIONAL] validation images per class; default: 30")
     group.add_argument(
         "--seed", type=int, default=0, help="[OPTIONAL] of the split, the weights, the order; default: 0"
     )
-    group.add_argument("--pretrained", type=lambda text: str(Path(text).resolve()), metavar="FILE",
-                       help="[OPTIONAL] a checkpoint of another run to start from, to harden its model")  # fmt: skip
+    group.add_argument(
+        "--pretrained",
+        type=lambda text: str(Path(text).resolve()),
+        metavar="FILE",
+        help="[OPTIONAL] a checkpoint of another run to start from, to harden its model",
+    )
     group.add_argument("--skip-broken", action="store_true", help="[OPTIONAL] leave out images that cannot be read")
     group.add_argument("--c", action="store_true", help="[OPTIONAL] continue an interrupted training")
     group.add_argument("-device", choices=["cuda", "cpu", "mps"], help="[OPTIONAL] default: cuda, cpu without one")
 
 
 def _add_eval(group: Any) -> None:
-    group.add_argument("--model", type=Path, required=True, nargs="+", metavar="RUN",
-                       help="the --output of a training; several are compared")  # fmt: skip
+    group.add_argument(
+        "--model",
+        type=Path,
+        required=True,
+        nargs="+",
+        metavar="RUN",
+        help="the --output of a training; several are compared",
+    )
     group.add_argument("--noise", type=noise_levels, required=True, metavar="1,3,5", help="noise levels; 0 is added")
     group.add_argument("--data", type=Path, metavar="DIR", help="[OPTIONAL] other images than the run's test split")
-    group.add_argument("--attack", type=names_among(ATTACKS), default=USUAL, metavar="NAME,...",
-                       help=f"[OPTIONAL] {', '.join(ATTACKS)}; default: {', '.join(USUAL)}")  # fmt: skip
+    group.add_argument(
+        "--attack",
+        type=names_among(ATTACKS),
+        default=USUAL,
+        metavar="NAME,...",
+        help=f"[OPTIONAL] {', '.join(ATTACKS)}; default: {', '.join(USUAL)}",
+    )
     group.add_argument("--steps", type=positive, default=100, help="[OPTIONAL] of the attacks; default: 100")
-    group.add_argument("--white", type=float, default=0.05, metavar="AMPLITUDE",
-                       help="[OPTIONAL] of the uniform white noise; default: 0.05")  # fmt: skip
-    group.add_argument("--suggest-noise", action="store_true",
-                       help="[OPTIONAL] the fixed noise level for adv, from the margins of ima")  # fmt: skip
+    group.add_argument(
+        "--white",
+        type=float,
+        default=0.05,
+        metavar="AMPLITUDE",
+        help="[OPTIONAL] of the uniform white noise; default: 0.05",
+    )
+    group.add_argument(
+        "--suggest-noise", action="store_true", help="[OPTIONAL] the fixed noise level for adv, from the margins of ima"
+    )
     group.add_argument("-chk", default="checkpoint_final.pth", metavar="FILE", help="[OPTIONAL] checkpoint of the run")
     group.add_argument("-o", type=Path, metavar="FOLDER", help="[OPTIONAL] write here instead of RUN/robustness")
     group.add_argument("--skip-broken", action="store_true", help="[OPTIONAL] leave out images that cannot be read")
@@ -95,7 +140,7 @@ def _train(args: argparse.Namespace) -> None:
     import torch
 
     from nnunet_ima.classification.data import load, read_split, split_folder, write_split
-    from nnunet_ima.classification.running import check_unseen
+    from nnunet_ima.classification.evaluate import check_unseen
     from nnunet_ima.classification.settings import Settings
     from nnunet_ima.classification.train import Training, read_checkpoint
 
@@ -148,32 +193,48 @@ def _check_output(args: argparse.Namespace, settings: Any) -> None:
     changed = [name for name, value in vars(stored).items() if value != getattr(settings, name)]
     if changed:
         name = changed[0]
-        raise UserError(f"--c: {args.output} was begun with {name} {getattr(stored, name)}, not "
-                        f"{getattr(settings, name)}: give the flags it was begun with.")  # fmt: skip
+        raise UserError(
+            f"--c: {args.output} was begun with {name} {getattr(stored, name)}, not "
+            f"{getattr(settings, name)}: give the flags it was begun with."
+        )
 
 
 def _evaluate(args: argparse.Namespace) -> None:
     from nnunet_ima.classification import report
-    from nnunet_ima.classification.running import Request, check_comparable, evaluate
+    from nnunet_ima.classification.evaluate import Request, check_comparable, evaluate
 
     names = [run.resolve().name for run in args.model]
     if len(set(names)) < len(names):
         raise UserError(f"--model {', '.join(map(str, args.model))}: two runs have the same name; rename a folder.")
     several = len(names) > 1
     base = args.o or (args.model[0].resolve().parent if several else args.model[0]) / "robustness"
-    folders = [base / name if several and args.o else run / "robustness" if several else base
-               for run, name in zip(args.model, names, strict=True)]  # fmt: skip
+    folders = [
+        base / name if several and args.o else run / "robustness" if several else base
+        for run, name in zip(args.model, names, strict=True)
+    ]
     for folder in {base, *folders}:
         check_writable(folder)
-    request = Request(args.noise, args.attack, args.steps, args.white, args.data, args.chk, args.skip_broken,
-                      args.suggest_noise, args.device, len(names))  # fmt: skip
+    request = Request(
+        args.noise,
+        args.attack,
+        args.steps,
+        args.white,
+        args.data,
+        args.chk,
+        args.skip_broken,
+        args.suggest_noise,
+        args.device,
+        len(names),
+    )
     check_comparable(args.model, request)
     shared = {
-        "noise": request.levels, "steps": args.steps, "device": args.device,
+        "noise": request.levels,
+        "steps": args.steps,
+        "device": args.device,
         "command": " ".join(["nnunet-ima-classify", *(quote(part) for part in args.arguments)]),
         "versions": {name: version(name) for name in ("nnunet-ima", "torch", "torchvision")},
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-    }  # fmt: skip
+    }
     evaluated = []
     for run_folder, folder in zip(args.model, folders, strict=True):
         one = evaluate(run_folder, request)

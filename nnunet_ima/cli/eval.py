@@ -8,7 +8,7 @@ from typing import Any
 
 from nnunet_ima.cli.common import device_name, names_among, nnunet_folder, noise_levels, positive, run
 from nnunet_ima.errors import UserError
-from nnunet_ima.evaluation.names import ATTACK_NAMES, CORRUPTION_NAMES
+from nnunet_ima.evaluation.noise_names import ATTACK_NAMES, CORRUPTION_NAMES
 from nnunet_ima.files import check_writable
 
 
@@ -18,9 +18,14 @@ def parser() -> argparse.ArgumentParser:
         description="Attacks trained 2D nnU-Net models (white-box PGD) and shows how fast their Dice falls. "
         "Without -d, -c, -f, -tr, -p it compares all models of the data set that was trained last.",
     )
-    result.add_argument("--noise", type=noise_levels, required=True, metavar="5,15,25",
-                        help="noise levels: L2 norm of the perturbation of a slice, in normalised intensities (SD); "
-                        "0, no noise, is always shown too")  # fmt: skip
+    result.add_argument(
+        "--noise",
+        type=noise_levels,
+        required=True,
+        metavar="5,15,25",
+        help="noise levels: L2 norm of the perturbation of a slice, in normalised intensities (SD); "
+        "0, no noise, is always shown too",
+    )
     _add_models(result.add_argument_group("which models"))
     _add_cases(result.add_argument_group("which slices"))
     _add_noises(result.add_argument_group("which noise"))
@@ -34,17 +39,28 @@ def _add_models(group: Any) -> None:
     group.add_argument("-f", metavar="FOLD", help="[OPTIONAL] fold, 0..4 or all")
     group.add_argument("-tr", metavar="TRAINER", help="[OPTIONAL] trainer, or several separated by commas")
     group.add_argument("-p", metavar="PLANS", help="[OPTIONAL] plans identifier")
-    group.add_argument("-chk", default="checkpoint_final.pth", metavar="FILE",
-                       help="[OPTIONAL] checkpoint file; default: checkpoint_final.pth")  # fmt: skip
+    group.add_argument(
+        "-chk",
+        default="checkpoint_final.pth",
+        metavar="FILE",
+        help="[OPTIONAL] checkpoint file; default: checkpoint_final.pth",
+    )
     group.add_argument("-device", choices=["cuda", "cpu", "mps"], help="[OPTIONAL] default: cuda, cpu without one")
 
 
 def _add_cases(group: Any) -> None:
-    group.add_argument("--cases", default="heldout",
-                       help="[OPTIONAL] heldout (default), validation or test (the paper's first third of the "
-                       "held-out cases, and the rest), or names separated by commas")  # fmt: skip
-    group.add_argument("-i", type=Path, metavar="FOLDER",
-                       help="[OPTIONAL] other cases: a folder of raw images, CASE_0000.nii.gz, with -gt")  # fmt: skip
+    group.add_argument(
+        "--cases",
+        default="heldout",
+        help="[OPTIONAL] heldout (default), validation or test (the paper's first third of the "
+        "held-out cases, and the rest), or names separated by commas",
+    )
+    group.add_argument(
+        "-i",
+        type=Path,
+        metavar="FOLDER",
+        help="[OPTIONAL] other cases: a folder of raw images, CASE_0000.nii.gz, with -gt",
+    )
     group.add_argument("-gt", type=Path, metavar="FOLDER", help="[OPTIONAL] their references, CASE.nii.gz")
     group.add_argument(
         "--slices",
@@ -56,43 +72,76 @@ def _add_cases(group: Any) -> None:
 
 
 def _add_noises(group: Any) -> None:
-    group.add_argument("--attack", type=names_among(ATTACK_NAMES), default=("pgd",), metavar="NAME,...",
-                       help=f"[OPTIONAL] one or several of {', '.join(ATTACK_NAMES)}; default: pgd; the first is the "
-                       "main one, and the files of another than pgd go into a folder of its name")  # fmt: skip
-    group.add_argument("--corruptions", type=names_among(CORRUPTION_NAMES, everything=True), default=(),
-                       metavar="NAME,...", help="[OPTIONAL] noise that happens, in five severities: all (that is "
-                       f"installed), or some of {', '.join(CORRUPTION_NAMES)}")  # fmt: skip
-    group.add_argument("--norm", choices=["l2", "linf"], default="l2",
-                       help="[OPTIONAL] of the noise levels; default: l2")  # fmt: skip
+    group.add_argument(
+        "--attack",
+        type=names_among(ATTACK_NAMES),
+        default=("pgd",),
+        metavar="NAME,...",
+        help=f"[OPTIONAL] one or several of {', '.join(ATTACK_NAMES)}; default: pgd; the first is the "
+        "main one, and the files of another than pgd go into a folder of its name",
+    )
+    group.add_argument(
+        "--corruptions",
+        type=names_among(CORRUPTION_NAMES, everything=True),
+        default=(),
+        metavar="NAME,...",
+        help="[OPTIONAL] noise that happens, in five severities: all (that is "
+        f"installed), or some of {', '.join(CORRUPTION_NAMES)}",
+    )
+    group.add_argument(
+        "--norm", choices=["l2", "linf"], default="l2", help="[OPTIONAL] of the noise levels; default: l2"
+    )
     group.add_argument("--steps", type=positive, default=100, help="[OPTIONAL] steps of the attack; default: 100")
-    group.add_argument("--restarts", type=positive, default=1,
-                       help="[OPTIONAL] random starts, of which the worst counts; default: 1")  # fmt: skip
-    group.add_argument("--strong-steps", type=positive, default=300,
-                       help="[OPTIONAL] steps of each of the four losses of --attack strong; default: 300")  # fmt: skip
+    group.add_argument(
+        "--restarts", type=positive, default=1, help="[OPTIONAL] random starts, of which the worst counts; default: 1"
+    )
+    group.add_argument(
+        "--strong-steps",
+        type=positive,
+        default=300,
+        help="[OPTIONAL] steps of each of the four losses of --attack strong; default: 300",
+    )
     group.add_argument("--queries", type=positive, default=1000, help="[OPTIONAL] of --attack square; default: 1000")
-    group.add_argument("--spsa-samples", type=positive, default=2048,
-                       help="[OPTIONAL] queries per estimate of --attack spsa; default: 2048")  # fmt: skip
+    group.add_argument(
+        "--spsa-samples",
+        type=positive,
+        default=2048,
+        help="[OPTIONAL] queries per estimate of --attack spsa; default: 2048",
+    )
     group.add_argument("--spsa-steps", type=positive, default=20, help="[OPTIONAL] of --attack spsa; default: 20")
     group.add_argument("--vanish", metavar="CLASS", help="[OPTIONAL] the class that --attack vanish makes disappear")
-    group.add_argument("--transfer-from", metavar="TRAINER",
-                       help="[OPTIONAL] the model whose noise --attack transfer uses; default: another of those "
-                       "compared")  # fmt: skip
-    group.add_argument("--noise-on-padding", action="store_true",
-                       help="[OPTIONAL] attack the zeros, too, that pad slices smaller than the patch, as the authors' "
-                       "code does: for figures beside those of the paper; default: the image's own pixels")  # fmt: skip
+    group.add_argument(
+        "--transfer-from",
+        metavar="TRAINER",
+        help="[OPTIONAL] the model whose noise --attack transfer uses; default: another of those compared",
+    )
+    group.add_argument(
+        "--noise-on-padding",
+        action="store_true",
+        help="[OPTIONAL] attack the zeros, too, that pad slices smaller than the patch, as the authors' "
+        "code does: for figures beside those of the paper; default: the image's own pixels",
+    )
     group.add_argument("--seed", type=int, default=0, help="[OPTIONAL] of all random numbers; default: 0")
 
 
 def _add_output(group: Any) -> None:
     group.add_argument("--audit", action="store_true", help="[OPTIONAL] check whether the attack is worth its figures")
-    group.add_argument("--volumes", action="store_true",
-                       help="[OPTIONAL] predict whole volumes under attack with nnU-Net's own predictor")  # fmt: skip
-    group.add_argument("--save-volumes", action="store_true",
-                       help="[OPTIONAL] the same, and keep noisy images and predictions for a viewer")  # fmt: skip
-    group.add_argument("--surface", type=float, metavar="MM",
-                       help="[OPTIONAL] with --volumes: NSD at this tolerance, and HD95")  # fmt: skip
-    group.add_argument("-o", type=Path, metavar="FOLDER",
-                       help="[OPTIONAL] write here instead of robustness/ beside each model")  # fmt: skip
+    group.add_argument(
+        "--volumes",
+        action="store_true",
+        help="[OPTIONAL] predict whole volumes under attack with nnU-Net's own predictor",
+    )
+    group.add_argument(
+        "--save-volumes",
+        action="store_true",
+        help="[OPTIONAL] the same, and keep noisy images and predictions for a viewer",
+    )
+    group.add_argument(
+        "--surface", type=float, metavar="MM", help="[OPTIONAL] with --volumes: NSD at this tolerance, and HD95"
+    )
+    group.add_argument(
+        "-o", type=Path, metavar="FOLDER", help="[OPTIONAL] write here instead of robustness/ beside each model"
+    )
     group.add_argument("--overwrite", action="store_true", help="[OPTIONAL] replace the results of another run")
 
 
@@ -103,15 +152,20 @@ def evaluate(arguments: list[str] | None = None) -> None:
     args.device = device_name(args.device)
     _check(args)
 
-    from nnunet_ima.evaluation.models import find_models
-    from nnunet_ima.evaluation.running import join_ranks, rank_device
-    from nnunet_ima.segmentation.identifiers import dataset_name
-    from nnunet_ima.segmentation.ranks import rank
+    from nnunet_ima.evaluation.evaluate import join_ranks, rank_device
+    from nnunet_ima.nnunet.dataset_names import dataset_name
+    from nnunet_ima.nnunet.ranks import rank
+    from nnunet_ima.segmentation.cases.models import find_models
 
     models = find_models(
-        results, dataset_name(args.d) if args.d else None, args.c, args.f,
-        args.tr.split(",") if args.tr else None, args.p, args.chk,
-    )  # fmt: skip
+        results,
+        dataset_name(args.d) if args.d else None,
+        args.c,
+        args.f,
+        args.tr.split(",") if args.tr else None,
+        args.p,
+        args.chk,
+    )
     surrogates = [_surrogate(model, models, args, results) for model in models]
     together = args.o or (results / models[0].dataset / _folder(args) if len(models) > 1 else None)
     for folder in [*(_own_folder(model, args) for model in models), *([together] if together else [])]:
@@ -152,7 +206,7 @@ def _check(args: argparse.Namespace) -> None:
 
 def _surrogate(model: Any, models: list[Any], args: argparse.Namespace, results: Path) -> Any:
     """The model whose noise is transferred to `model`; None where none is wanted."""
-    from nnunet_ima.evaluation.models import find_models
+    from nnunet_ima.segmentation.cases.models import find_models
 
     if "transfer" not in args.attack:
         return None
@@ -183,10 +237,10 @@ def _folder(args: argparse.Namespace) -> Path:
 def _evaluate_one(model: Any, surrogate: Any, preprocessed: Path | None, device: Any, args: argparse.Namespace) -> Any:
     """(classes, summary, sweep, pictures, margins) of a model, its own files written; None on ranks other than 0."""
     from nnunet_ima.evaluation.audit import audit
-    from nnunet_ima.evaluation.pictures import margins_picture, pictures
-    from nnunet_ima.evaluation.running import evaluate, open_journal, plan, prepare
+    from nnunet_ima.evaluation.evaluate import evaluate, open_journal, plan, prepare
     from nnunet_ima.evaluation.volumes import KeptNoise, predict_volumes
-    from nnunet_ima.segmentation.ranks import rank
+    from nnunet_ima.nnunet.ranks import rank
+    from nnunet_ima.report.pictures import margins_picture, pictures
 
     choice, own = _choice(args), _own_folder(model, args)
     subject = prepare(model, choice, preprocessed, device, surrogate)
@@ -209,22 +263,31 @@ def _evaluate_one(model: Any, surrogate: Any, preprocessed: Path | None, device:
 
 
 def _choice(args: argparse.Namespace) -> Any:
+    from nnunet_ima.evaluation.evaluate import Choice
     from nnunet_ima.evaluation.noises import Settings
-    from nnunet_ima.evaluation.running import Choice
 
     names = ("norm", "steps", "restarts", "strong_steps", "queries", "spsa_samples", "spsa_steps", "seed")
     settings = replace(Settings(), **{name: getattr(args, name) for name in names})
     return Choice(
-        tuple(args.noise), args.attack, args.corruptions, settings, args.cases, args.slices, args.batch_size,
-        args.vanish, args.i, args.gt, args.noise_on_padding,
-    )  # fmt: skip
+        tuple(args.noise),
+        args.attack,
+        args.corruptions,
+        settings,
+        args.cases,
+        args.slices,
+        args.batch_size,
+        args.vanish,
+        args.i,
+        args.gt,
+        args.noise_on_padding,
+    )
 
 
 def _write(evaluated: list[Any], folder: Path, args: argparse.Namespace) -> None:
     """results.json, slices.csv (of a single model), the curves and the report."""
-    from nnunet_ima.evaluation.html import write_report
-    from nnunet_ima.evaluation.report import results, write_results, write_slices
-    from nnunet_ima.evaluation.running import circumstances, rank_device, repeatable
+    from nnunet_ima.evaluation.evaluate import circumstances, rank_device, repeatable
+    from nnunet_ima.report.segmentation import write_report
+    from nnunet_ima.report.tables import results, write_results, write_slices
 
     classes, summaries, sweeps, shown, margins = zip(*evaluated, strict=True)
     seconds = sum(found.seconds for found in sweeps)
@@ -238,7 +301,7 @@ def _write(evaluated: list[Any], folder: Path, args: argparse.Namespace) -> None
 
 
 def _finish(evaluated: list[Any], together: Path | None, args: argparse.Namespace) -> None:
-    from nnunet_ima.evaluation.report import audit_lines, table
+    from nnunet_ima.report.tables import audit_lines, table
 
     summaries = [summary for _, summary, *_ in evaluated]
     print(table(summaries))

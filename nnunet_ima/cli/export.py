@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from nnunet_ima.cli.common import nnunet_folder, run
-from nnunet_ima.segmentation.identifiers import dataset_name
+from nnunet_ima.nnunet.dataset_names import dataset_name
 
 
 def parser() -> argparse.ArgumentParser:
@@ -18,15 +18,19 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("-f", metavar="FOLDS", help="[OPTIONAL] folds like 0,1 or all; default: every trained one")
     result.add_argument("-tr", default="nnUNetTrainerIMA", metavar="TRAINER", help="[OPTIONAL] trainer")
     result.add_argument("-p", default="nnUNetPlansIMA", metavar="PLANS", help="[OPTIONAL] plans identifier")
-    result.add_argument("-chk", default="checkpoint_final.pth", metavar="FILE",
-                        help="[OPTIONAL] checkpoint file; default: checkpoint_final.pth")  # fmt: skip
+    result.add_argument(
+        "-chk",
+        default="checkpoint_final.pth",
+        metavar="FILE",
+        help="[OPTIONAL] checkpoint file; default: checkpoint_final.pth",
+    )
     result.add_argument("-o", type=Path, required=True, metavar="FOLDER_OR_ZIP", help="a new folder, or FILE.zip")
     return result
 
 
 def export(arguments: list[str] | None = None) -> None:
     args = parser().parse_args(arguments)
-    from nnunet_ima.segmentation.export import export_model
+    from nnunet_ima.nnunet.export import export_model
 
     model = nnunet_folder("nnUNet_results") / dataset_name(args.d) / f"{args.tr}__{args.p}__{args.c}"
     folds = [fold.strip() for fold in args.f.split(",")] if args.f else None

@@ -12,8 +12,8 @@ from nnunet_ima.cli.common import device_name, nnunet_folder, noise_levels, posi
 from nnunet_ima.errors import UserError
 from nnunet_ima.files import replacing
 from nnunet_ima.methods.registry import methods, parse_settings
-from nnunet_ima.segmentation.identifiers import dataset_name
-from nnunet_ima.segmentation.plans import check_dataset, configuration, is_2d, read_plans
+from nnunet_ima.nnunet.dataset_names import dataset_name
+from nnunet_ima.nnunet.plans import check_dataset, configuration, is_2d, read_plans
 from nnunet_ima.segmentation.settings import PAPER, Settings, paper_settings
 
 OF_IMA = ("margin_step", "beta", "steps", "alpha", "bisections", "random_start")
@@ -31,21 +31,34 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("-p", default="nnUNetPlans", metavar="PLANS", help="[OPTIONAL] plans to copy")
     result.add_argument("-o", metavar="PLANS", help="[OPTIONAL] name of the copy; default: the name of -p and IMA")
     result.add_argument("--preset", choices=["paper"], help=f"[OPTIONAL] the paper's settings of {', '.join(PAPER)}")
-    result.add_argument("--noise-max", type=float, metavar="EPS",
-                        help="[OPTIONAL] largest margin of IMA, fixed noise level of others: L2 norm over the patch, "
-                        "in normalised intensities (SD); default: 0.1 per pixel, as root mean square")  # fmt: skip
-    result.add_argument("--margin-step", type=float, metavar="DELTA",
-                        help="[OPTIONAL] of IMA: growth of a margin per epoch; default: so that it can just reach "
-                        "--noise-max")  # fmt: skip
+    result.add_argument(
+        "--noise-max",
+        type=float,
+        metavar="EPS",
+        help="[OPTIONAL] largest margin of IMA, fixed noise level of others: L2 norm over the patch, "
+        "in normalised intensities (SD); default: 0.1 per pixel, as root mean square",
+    )
+    result.add_argument(
+        "--margin-step",
+        type=float,
+        metavar="DELTA",
+        help="[OPTIONAL] of IMA: growth of a margin per epoch; default: so that it can just reach --noise-max",
+    )
     result.add_argument("--beta", type=float, help="[OPTIONAL] of IMA: weight of the noisy loss, 0 to 1; default: 0.5")
     result.add_argument("--steps", type=int, help="[OPTIONAL] of IMA: steps of the attack; default: 20")
     result.add_argument("--alpha", type=float, help="[OPTIONAL] of IMA: step length times steps / margin; default: 4")
     result.add_argument("--bisections", type=int, help="[OPTIONAL] of IMA: of the boundary; default: 10")
-    result.add_argument("--random-start", action="store_true", default=None,
-                        help="[OPTIONAL] of IMA: start attacks at random")  # fmt: skip
-    result.add_argument("--set", action="append", default=[], metavar="METHOD.NAME=VALUE",
-                        help=f"[OPTIONAL] a setting of any method, like trades.beta=1, several times; methods: "
-                        f"{', '.join(word for word in methods() if word != 'ce')}")  # fmt: skip
+    result.add_argument(
+        "--random-start", action="store_true", default=None, help="[OPTIONAL] of IMA: start attacks at random"
+    )
+    result.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="METHOD.NAME=VALUE",
+        help=f"[OPTIONAL] a setting of any method, like trades.beta=1, several times; methods: "
+        f"{', '.join(word for word in methods() if word != 'ce')}",
+    )
     result.add_argument("--norm", choices=["l2", "linf"], help="[OPTIONAL] norm of the noise; default: l2")
     result.add_argument("--threshold", type=float, help="[OPTIONAL] Dice above which a slice is correct; default: 0.6")
     result.add_argument(
@@ -64,8 +77,12 @@ def parser() -> argparse.ArgumentParser:
 
 def _add_preview_arguments(group: Any) -> None:
     group.add_argument("--preview", type=Path, metavar="FILE", help="[OPTIONAL] draw noisy slices: PNG, PDF or SVG")
-    group.add_argument("--noise", type=noise_levels, metavar="5,10,15",
-                       help="[OPTIONAL] noise levels; default: a quarter, a half and all of --noise-max")  # fmt: skip
+    group.add_argument(
+        "--noise",
+        type=noise_levels,
+        metavar="5,10,15",
+        help="[OPTIONAL] noise levels; default: a quarter, a half and all of --noise-max",
+    )
     group.add_argument("-tr", metavar="TRAINER", help="[OPTIONAL] adversarial noise of this trained model as well")
     group.add_argument("-mp", metavar="PLANS", help="[OPTIONAL] plans of that model; default: its newest")
     group.add_argument("-f", metavar="FOLD", help="[OPTIONAL] fold of that model; default: its newest")
@@ -119,8 +136,8 @@ def _channels(folder: Path) -> int:
 
 
 def _preview(args: argparse.Namespace, plans: dict[str, Any], settings: Settings, folder: Path) -> None:
-    from nnunet_ima.evaluation.models import find_models, load_predictor
-    from nnunet_ima.evaluation.preview import check_format, preview
+    from nnunet_ima.report.preview import check_format, preview
+    from nnunet_ima.segmentation.cases.models import find_models, load_predictor
 
     check_format(args.preview)
     if settings.norm != "l2" or (args.noise and not any(args.noise)):

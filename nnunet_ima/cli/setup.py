@@ -6,7 +6,7 @@ import shlex
 import sys
 
 from nnunet_ima.cli.common import run
-from nnunet_ima.segmentation.finding import extended_search_path
+from nnunet_ima.nnunet.trainer_search import extended_search_path
 
 
 def parser() -> argparse.ArgumentParser:
@@ -23,8 +23,11 @@ def parser() -> argparse.ArgumentParser:
         help="[OPTIONAL] syntax of the line; default: sh (bash, zsh), cmd on Windows",
     )
     choice.add_argument("--check", action="store_true", help="[OPTIONAL] look at every link from Python to the data")
-    choice.add_argument("--install", action="store_true",
-                        help="[OPTIONAL] put one file into the nnU-Net installation instead of a variable")  # fmt: skip
+    choice.add_argument(
+        "--install",
+        action="store_true",
+        help="[OPTIONAL] put one file into the nnU-Net installation instead of a variable",
+    )
     choice.add_argument("--uninstall", action="store_true", help="[OPTIONAL] remove that file")
     result.add_argument("-d", metavar="DATASET", help="[OPTIONAL] with --check: look at this data set too")
     return result
@@ -38,7 +41,7 @@ def setup(arguments: list[str] | None = None) -> None:
         if not check(args.d):
             sys.exit(1)
     elif args.install or args.uninstall:
-        from nnunet_ima.segmentation import shim
+        from nnunet_ima.nnunet import shim
 
         if args.install:
             print(f"Installed {shim.install()}; nnU-Net finds the trainers without a variable.")

@@ -19,11 +19,11 @@ from tqdm import tqdm
 
 from nnunet_ima.attacks import ball
 from nnunet_ima.attacks.frozen import frozen, input_gradient
-from nnunet_ima.evaluation.metrics import FAILURE_THRESHOLD, mean_dice, slice_dice
+from nnunet_ima.evaluation.evaluate import Subject
 from nnunet_ima.evaluation.noises import Noise, Settings, Target, attack, random_noise
-from nnunet_ima.evaluation.robustness import Sweep, stacked
-from nnunet_ima.evaluation.running import Subject
-from nnunet_ima.evaluation.slices import Slice, batches
+from nnunet_ima.evaluation.sweep import Sweep, stacked
+from nnunet_ima.metrics.indices import FAILURE_THRESHOLD, mean_dice, slice_dice
+from nnunet_ima.segmentation.cases.slices import Slice, batches
 
 Verdict = Literal["PASS", "WARN", "FAIL"]
 Dice = NDArray[np.float64]
@@ -108,9 +108,11 @@ def _falls_with_noise(levels: Sequence[float], dice: NDArray[np.float64]) -> Che
     means = 100 * mean_dice(dice, axis=1)
     rise = float(np.diff(means).max()) if len(means) > 1 else 0.0
     return Check(
-        "Dice falls as noise grows", _verdict(rise, 0.5, 2), f"largest rise between levels {max(rise, 0.0):.1f} points",
+        "Dice falls as noise grows",
+        _verdict(rise, 0.5, 2),
+        f"largest rise between levels {max(rise, 0.0):.1f} points",
         "at most 0.5 points",
-    )  # fmt: skip
+    )
 
 
 @dataclass
@@ -152,18 +154,30 @@ class _Auditor:
         difference = float((first - second).abs().max() / first.abs().max().clamp_min(1e-12))
         change = float((attack("pgd", self.settings)(self.target, x, y, 0.0, names) - x).abs().max())
         return [
-            Check("The same slice twice gives the same answer", _verdict(difference, 1e-4, 1e-2),
-                  f"relative difference {difference:.1e}", "at most 1e-4: no randomness for an attack to fight with"),
-            Check("At noise level 0 the attack changes nothing", "PASS" if change == 0 else "FAIL",
-                  f"largest change {change:g}", "0"),
-        ]  # fmt: skip
+            Check(
+                "The same slice twice gives the same answer",
+                _verdict(difference, 1e-4, 1e-2),
+                f"relative difference {difference:.1e}",
+                "at most 1e-4: no randomness for an attack to fight with",
+            ),
+            Check(
+                "At noise level 0 the attack changes nothing",
+                "PASS" if change == 0 else "FAIL",
+                f"largest change {change:g}",
+                "0",
+            ),
+        ]
 
     def huge_noise_destroys(self, largest: float) -> Check:
         pixels = self.slices[0].image.numel() ** 0.5 if self.settings.norm == "l2" else 1.0
         level = max(10 * largest, pixels)
         left = float(np.nanmean(self.white_box(self.settings, level)))
-        return Check("Huge noise leaves nothing", _verdict(left, 5, 20),
-                     f"Dice {left:.1f} at noise level {level:.3g}", "at most 5: no attack can fail there")  # fmt: skip
+        return Check(
+            "Huge noise leaves nothing",
+            _verdict(left, 5, 20),
+            f"Dice {left:.1f} at noise level {level:.3g}",
+            "at most 5: no attack can fail there",
+        )
 
     def gradients(self) -> list[Check]:
         """Share of slices without a gradient, and whether the loss rises as the gradient promises (float32)."""
@@ -178,9 +192,13 @@ class _Auditor:
         share, kept = 100 * float(np.mean(zero)), 100 * float(np.mean(promise))
         return [
             Check("Every slice has a gradient", _verdict(share, 0, 10), f"{share:.0f} % of them have none", "0 %"),
-            Check("The loss rises as its gradient promises", _verdict(100 - kept, 10, 40),
-                  f"within a factor of two on {kept:.0f} % of the slices", "at least 90 %: gradients are not masked"),
-        ]  # fmt: skip
+            Check(
+                "The loss rises as its gradient promises",
+                _verdict(100 - kept, 10, 40),
+                f"within a factor of two on {kept:.0f} % of the slices",
+                "at least 90 %: gradients are not masked",
+            ),
+        ]
 
     def _slopes(self, batch: Sequence[Slice]) -> tuple[Tensor, Tensor]:
         """Gradient of the loss (summed over pixels), and its slope along it over a thousandth of the noise level."""
@@ -222,12 +240,19 @@ class _Auditor:
         broken = 100 * float(np.mean([(np.diff(dice) > 3).any() for dice in self._by_case(rows)]))
         means = ", ".join(f"{np.nanmean(dice):.1f}" for dice in rows)
         return [
-            Check("The attack is stronger than random noise", _verdict(-gain, -5, -1),
-                  f"Dice {np.nanmean(random):.1f} under random noise, {np.nanmean(self.white):.1f} under attack",
-                  "at least 5 points lower"),
-            Check("Random, FGSM, I-FGSM, the attack: each at least as strong", _verdict(broken, 10, 30),
-                  f"Dice {means}; out of order by more than 3 points in {broken:.0f} % of the cases", "at most 10 %"),
-        ]  # fmt: skip
+            Check(
+                "The attack is stronger than random noise",
+                _verdict(-gain, -5, -1),
+                f"Dice {np.nanmean(random):.1f} under random noise, {np.nanmean(self.white):.1f} under attack",
+                "at least 5 points lower",
+            ),
+            Check(
+                "Random, FGSM, I-FGSM, the attack: each at least as strong",
+                _verdict(broken, 10, 30),
+                f"Dice {means}; out of order by more than 3 points in {broken:.0f} % of the cases",
+                "at most 10 %",
+            ),
+        ]
 
     def _by_case(self, rows: Sequence[NDArray[np.float64]]) -> list[NDArray[np.float64]]:
         """Mean Dice of each case under each noise."""

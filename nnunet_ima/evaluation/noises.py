@@ -15,9 +15,9 @@ from nnunet_ima.attacks.ball import Norm
 from nnunet_ima.attacks.frozen import Model
 from nnunet_ima.attacks.precision import autocast, native_bfloat16
 from nnunet_ima.attacks.worst import Worst, scores
-from nnunet_ima.segmentation.dice import SegmentationObjective
-from nnunet_ima.segmentation.ensemble import STRONG
-from nnunet_ima.segmentation.weighted import CosPGDObjective, SegPGDObjective, VanishObjective
+from nnunet_ima.segmentation.objectives.dice import SegmentationObjective
+from nnunet_ima.segmentation.objectives.ensemble import STRONG
+from nnunet_ima.segmentation.objectives.weighted import CosPGDObjective, SegPGDObjective, VanishObjective
 
 Family = Literal["attack", "control", "corruption"]
 
@@ -88,9 +88,16 @@ class Noise:
 
 
 def _climbing(
-    kind: type[SegmentationObjective], settings: Settings, target: Target, x: Tensor, y: Tensor, level: float,
-    draws: Draws, *, random_start: bool = True,
-) -> Tensor:  # fmt: skip
+    kind: type[SegmentationObjective],
+    settings: Settings,
+    target: Target,
+    x: Tensor,
+    y: Tensor,
+    level: float,
+    draws: Draws,
+    *,
+    random_start: bool = True,
+) -> Tensor:
     """PGD on the loss of `kind`, in reduced precision where the device computes it natively; of several random starts
     the worst point."""
     network = target.surrogate or target.network
@@ -101,9 +108,17 @@ def _climbing(
     for _ in range(settings.restarts):
         with autocast(x.device, native_bfloat16(x.device)):
             point = pgd(
-                network, x, y, level, objective=objective, norm=settings.norm, steps=settings.steps,
-                alpha=settings.alpha, random_start=random_start, generator=draws,
-            )  # fmt: skip
+                network,
+                x,
+                y,
+                level,
+                objective=objective,
+                norm=settings.norm,
+                steps=settings.steps,
+                alpha=settings.alpha,
+                random_start=random_start,
+                generator=draws,
+            )
         if settings.restarts == 1:
             return point
         # In float32: what is broken in bfloat16 only is not the worst.
@@ -115,9 +130,15 @@ def _climbing(
 def _auto(settings: Settings, target: Target, x: Tensor, y: Tensor, level: float, draws: Draws) -> Tensor:
     with autocast(x.device, native_bfloat16(x.device)):
         return apgd(
-            target.network, x, y, level, objective=target.objective(), norm=settings.norm, steps=settings.steps,
+            target.network,
+            x,
+            y,
+            level,
+            objective=target.objective(),
+            norm=settings.norm,
+            steps=settings.steps,
             generator=draws,
-        )  # fmt: skip
+        )
 
 
 def _strong(settings: Settings, target: Target, x: Tensor, y: Tensor, level: float, draws: Draws) -> Tensor:
@@ -129,9 +150,16 @@ def _strong(settings: Settings, target: Target, x: Tensor, y: Tensor, level: flo
         point = x.clone()
         with autocast(x.device, native_bfloat16(x.device)):
             point[left] = apgd(
-                target.network, x[left], y[left], level, objective=target.objective(kind), norm=settings.norm,
-                steps=settings.strong_steps, schedule=SCHEDULE, generator=[draws[row] for row in left.tolist()],
-            )  # fmt: skip
+                target.network,
+                x[left],
+                y[left],
+                level,
+                objective=target.objective(kind),
+                norm=settings.norm,
+                steps=settings.strong_steps,
+                schedule=SCHEDULE,
+                generator=[draws[row] for row in left.tolist()],
+            )
         with torch.no_grad():
             worst.update(left, point[left], scores(dice, target.network(point[left]), y[left]))
         left = left[worst.score[left, 0] < dice.worst]
@@ -142,16 +170,30 @@ def _strong(settings: Settings, target: Target, x: Tensor, y: Tensor, level: flo
 
 def _square(settings: Settings, target: Target, x: Tensor, y: Tensor, level: float, draws: Draws) -> Tensor:
     return square(
-        target.network, x, y, level, objective=target.objective(), norm=settings.norm, steps=settings.queries,
+        target.network,
+        x,
+        y,
+        level,
+        objective=target.objective(),
+        norm=settings.norm,
+        steps=settings.queries,
         generator=draws,
-    )  # fmt: skip
+    )
 
 
 def _spsa(settings: Settings, target: Target, x: Tensor, y: Tensor, level: float, draws: Draws) -> Tensor:
     return spsa(
-        target.network, x, y, level, objective=target.objective(), norm=settings.norm, steps=settings.spsa_steps,
-        alpha=settings.alpha, samples=settings.spsa_samples, generator=draws,
-    )  # fmt: skip
+        target.network,
+        x,
+        y,
+        level,
+        objective=target.objective(),
+        norm=settings.norm,
+        steps=settings.spsa_steps,
+        alpha=settings.alpha,
+        samples=settings.spsa_samples,
+        generator=draws,
+    )
 
 
 def _random(settings: Settings, target: Target, x: Tensor, y: Tensor, level: float, draws: Draws) -> Tensor:
@@ -220,12 +262,11 @@ ATTACKS: dict[str, Callable[[str, Settings], Noise]] = {
     "strong": _made(_strong, ("norm", "strong_steps", "seed"), lambda settings: 8.0 * settings.strong_steps),
     "square": _made(_square, (*_BLACK_BOX, "queries"), lambda settings: settings.queries),
     "spsa": _made(
-        _spsa, (*_BLACK_BOX, "alpha", "spsa_samples", "spsa_steps"),
+        _spsa,
+        (*_BLACK_BOX, "alpha", "spsa_samples", "spsa_steps"),
         lambda settings: settings.spsa_samples * settings.spsa_steps,
     ),
-    "transfer": _made(
-        _transfer, (*_PLAIN, "surrogate"), lambda settings: 2.0 * settings.steps * settings.restarts
-    ),
+    "transfer": _made(_transfer, (*_PLAIN, "surrogate"), lambda settings: 2.0 * settings.steps * settings.restarts),
     "vanish": partial(_pgd_like, VanishObjective),
-}  # fmt: skip
+}
 """Attacks by the name `--attack` takes."""

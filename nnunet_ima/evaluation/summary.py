@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nnunet_ima.evaluation.metrics import ADI, FAILURE_RATE, TVDI, dice_index, dice_left_out, mean_dice, slice_dice
-from nnunet_ima.evaluation.models import TrainedModel
-from nnunet_ima.evaluation.robustness import Found, Sweep
-from nnunet_ima.evaluation.statistics import area_under_curve, case_interval, half_failure_level
+from nnunet_ima.evaluation.sweep import Found, Sweep
+from nnunet_ima.metrics.indices import ADI, FAILURE_RATE, TVDI, dice_index, dice_left_out, mean_dice, slice_dice
+from nnunet_ima.metrics.statistics import area_under_curve, case_interval, half_failure_level
+from nnunet_ima.segmentation.cases.models import TrainedModel
 
 METRICS = {"tvdi": TVDI, "adi": ADI}
 QUARTILES = 4
@@ -67,11 +67,10 @@ def _level(
         "rms_in_units": finite(rms * units),
         **_figures(counts, cases),
         "tvdi_per_class": {
-            name: percent(value)
-            for name, value in zip(classes, dice_index(counts.sum(0).astype(float)), strict=True)
+            name: percent(value) for name, value in zip(classes, dice_index(counts.sum(0).astype(float)), strict=True)
         },
         "dice_left_out": dice_left_out(counts),
-    }  # fmt: skip
+    }
 
 
 def _figures(counts: NDArray[np.int64], cases: Sequence[str]) -> dict[str, Any]:

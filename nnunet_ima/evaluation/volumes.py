@@ -17,18 +17,18 @@ from torch import Tensor
 from tqdm import tqdm
 
 from nnunet_ima.errors import UserError
-from nnunet_ima.evaluation.cases import Cases
-from nnunet_ima.evaluation.intensities import original_units
+from nnunet_ima.evaluation.evaluate import Subject
 from nnunet_ima.evaluation.journal import Journal, digest
-from nnunet_ima.evaluation.metrics import mean_dice
 from nnunet_ima.evaluation.noises import Noise
-from nnunet_ima.evaluation.padding import crop
-from nnunet_ima.evaluation.robustness import Sweep
-from nnunet_ima.evaluation.running import Subject
-from nnunet_ima.evaluation.slices import Slice
 from nnunet_ima.evaluation.summary import finite
-from nnunet_ima.evaluation.surface import surface_figures
+from nnunet_ima.evaluation.sweep import Sweep
 from nnunet_ima.files import replacing
+from nnunet_ima.metrics.indices import mean_dice
+from nnunet_ima.metrics.surface import surface_figures
+from nnunet_ima.segmentation.cases.cases import Cases
+from nnunet_ima.segmentation.cases.intensities import original_units
+from nnunet_ima.segmentation.cases.padding import crop
+from nnunet_ima.segmentation.cases.slices import Slice
 
 Array = NDArray[np.float32]
 
@@ -50,8 +50,12 @@ class KeptNoise:
     def store(self, noise: Noise, level: float, batch: int, slices: Sequence[Slice], delta: Tensor) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         with replacing(self._file(level, batch)) as path:
-            np.savez(path, cases=[item.case for item in slices], numbers=[item.number for item in slices],
-                     delta=delta.numpy())  # fmt: skip
+            np.savez(
+                path,
+                cases=[item.case for item in slices],
+                numbers=[item.number for item in slices],
+                delta=delta.numpy(),
+            )
 
     def of_case(self, case: str, level: float) -> dict[int, Array]:
         """The perturbation (C, H, W) of each attacked slice of a case, as large as the slice was."""
@@ -156,10 +160,15 @@ def _summary(subject: Subject, cases: Sequence[str], predictions: Path, file: Pa
     reference = subject.cases.reference(cases[0])
     assert reference is not None
     found = compute_metrics_on_folder(
-        str(reference.parent), str(predictions), str(file), predictor.plans_manager.image_reader_writer_class(),
-        predictor.dataset_json["file_ending"], labels.foreground_regions if labels.has_regions else
-        labels.foreground_labels, labels.ignore_label, num_processes=1,
-    )  # fmt: skip
+        str(reference.parent),
+        str(predictions),
+        str(file),
+        predictor.plans_manager.image_reader_writer_class(),
+        predictor.dataset_json["file_ending"],
+        labels.foreground_regions if labels.has_regions else labels.foreground_labels,
+        labels.ignore_label,
+        num_processes=1,
+    )
     return {"foreground_dice": round(100 * float(found["foreground_mean"]["Dice"]), 4), "cases": len(cases)}
 
 

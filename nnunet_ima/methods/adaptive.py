@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nnunet_ima.margins import MarginStore, Outcomes
+from nnunet_ima.methods.margins import MarginStore, Outcomes
 from nnunet_ima.methods.method import Batch, Gather, Method, Tally, alone
 
 

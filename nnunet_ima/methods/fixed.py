@@ -32,10 +32,19 @@ class FixedLevel(Method):
         """PGD that stops `patience` steps after a sample has become wrong (None: it takes all); counted."""
         with self.attacked(batch) as model:
             found = walk(
-                model, batch.x, batch.y, self.level, objective=batch.objective, norm=self.norm, steps=self.steps,
-                alpha=self.alpha, patience=patience, random_start=self.random_start, bounds=self.bounds,
+                model,
+                batch.x,
+                batch.y,
+                self.level,
+                objective=batch.objective,
+                norm=self.norm,
+                steps=self.steps,
+                alpha=self.alpha,
+                patience=patience,
+                random_start=self.random_start,
+                bounds=self.bounds,
                 breakable=self.can_break(batch),
-            )  # fmt: skip
+            )
         (held,) = to_host(found.held)
         right = held > 0
         taken = right.sum() * self.steps if patience is None else held.sum()

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from nnunet_ima.attacks import ball
-from nnunet_ima.margins import MarginStore
 from nnunet_ima.methods.adaptive import Adaptive
+from nnunet_ima.methods.margins import MarginStore
 from nnunet_ima.methods.method import Batch, Run, count, number, rows_where, to_device
 
 

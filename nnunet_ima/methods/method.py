@@ -226,20 +226,43 @@ class Method:
         x, y = (batch.x, batch.y) if rows is None else (batch.x.detach()[rows], batch.y[rows])
         with self.attacked(batch) as model:
             return bpgd(
-                model, x, y, radius, objective=batch.objective, norm=self.norm, steps=self.steps,
-                bisections=bisections, alpha=self.alpha, random_start=self.random_start, bounds=self.bounds,
+                model,
+                x,
+                y,
+                radius,
+                objective=batch.objective,
+                norm=self.norm,
+                steps=self.steps,
+                bisections=bisections,
+                alpha=self.alpha,
+                random_start=self.random_start,
+                bounds=self.bounds,
                 clean_logits=batch.shared_logits if rows is None else None,
-            )  # fmt: skip
+            )
 
-    def pgd(self, batch: Batch, radius: float | Tensor, start: Tensor | None = None,
-            objective: Objective | None = None, y: Tensor | None = None) -> Tensor:  # fmt: skip
+    def pgd(
+        self,
+        batch: Batch,
+        radius: float | Tensor,
+        start: Tensor | None = None,
+        objective: Objective | None = None,
+        y: Tensor | None = None,
+    ) -> Tensor:
         """The worst points within `radius`, one per sample of the batch; counted."""
         with self.attacked(batch) as model:
             found = pgd(
-                model, batch.x, batch.y if y is None else y, radius, objective=objective or batch.objective,
-                norm=self.norm, steps=self.steps, alpha=self.alpha, random_start=self.random_start, start=start,
+                model,
+                batch.x,
+                batch.y if y is None else y,
+                radius,
+                objective=objective or batch.objective,
+                norm=self.norm,
+                steps=self.steps,
+                alpha=self.alpha,
+                random_start=self.random_start,
+                start=start,
                 bounds=self.bounds,
-            )  # fmt: skip
+            )
         samples = len(batch.ids)
         right = int(batch.objective.correct(batch.clean.logits.detach(), batch.y).sum())
         self.tally.merge(Tally(samples, samples, right, 0, right * self.steps))

@@ -23,8 +23,22 @@ from nnunet_ima.methods.trades import TRADES
 from nnunet_ima.methods.vanilla import Vanilla
 
 OWN: tuple[type[Method], ...] = (
-    Plain, IMA, Edge, Vanilla, SMD, IAAT, MAIL, MAILTRADES, MAILMART, TRADES, MART, MMA, FAT, GAIRAT, DDN,
-)  # fmt: skip
+    Plain,
+    IMA,
+    Edge,
+    Vanilla,
+    SMD,
+    IAAT,
+    MAIL,
+    MAILTRADES,
+    MAILMART,
+    TRADES,
+    MART,
+    MMA,
+    FAT,
+    GAIRAT,
+    DDN,
+)
 ENTRY_POINTS = "nnunet_ima.methods"
 """The group of entry points by which another package adds its methods."""
 
@@ -62,9 +76,12 @@ def method_named(word: str) -> type[Method]:
 
 
 def build(
-    method: type[Method], settings: dict[str, Any], noise: float | None, norm: Norm,
+    method: type[Method],
+    settings: dict[str, Any],
+    noise: float | None,
+    norm: Norm,
     bounds: tuple[float, float] | None = None,
-) -> Method:  # fmt: skip
+) -> Method:
     """A method with these settings, and `noise` where it takes a noise level and the settings give none. UserError for
     a setting that it does not have, or a value that it does not take."""
     known = settings_of(method)

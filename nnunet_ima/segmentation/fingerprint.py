@@ -5,13 +5,21 @@ from typing import Any
 
 from nnunet_ima.errors import UserError
 from nnunet_ima.methods.method import Method
-from nnunet_ima.segmentation.plans import configuration
+from nnunet_ima.nnunet.plans import configuration
 
 NEW_MARGINS = "nnUNet_ima_new_margins"
 PREPROCESSING = (
-    "data_identifier", "preprocessor_name", "patch_size", "spacing", "normalization_schemes", "use_mask_for_norm",
-    "resampling_fn_data", "resampling_fn_data_kwargs", "resampling_fn_seg", "resampling_fn_seg_kwargs",
-)  # fmt: skip
+    "data_identifier",
+    "preprocessor_name",
+    "patch_size",
+    "spacing",
+    "normalization_schemes",
+    "use_mask_for_norm",
+    "resampling_fn_data",
+    "resampling_fn_data_kwargs",
+    "resampling_fn_seg",
+    "resampling_fn_seg_kwargs",
+)
 
 
 def fingerprint(plans: dict[str, Any], name: str, dataset_json: dict[str, Any], norm: str) -> dict[str, Any]:

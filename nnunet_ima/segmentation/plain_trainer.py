@@ -7,11 +7,11 @@ import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from nnunet_ima.errors import is_out_of_memory
-from nnunet_ima.history import time_left
-from nnunet_ima.segmentation import checks
-from nnunet_ima.segmentation.checks import one_sentence
-from nnunet_ima.segmentation.identifiers import accept_letter_d
+from nnunet_ima.methods.history import time_left
+from nnunet_ima.nnunet.dataset_names import accept_letter_d
+from nnunet_ima.segmentation import refusals
 from nnunet_ima.segmentation.pretrained import keep_heads_of_same_labels
+from nnunet_ima.segmentation.refusals import one_sentence
 from nnunet_ima.segmentation.settings import Settings
 
 accept_letter_d()
@@ -40,9 +40,9 @@ class nnUNetTrainerPlain(nnUNetTrainer):
     ) -> Any:
         """What can be refused is refused here: nnU-Net's `__init__` creates folders and a log file."""
         with one_sentence():
-            checks.check_device(device)
-            checks.check_dataset(plans, dataset_json)
-            checks.check_results_folder()
+            refusals.check_device(device)
+            refusals.check_dataset(plans, dataset_json)
+            refusals.check_results_folder()
             cls._check_plans(plans, configuration)
         return super().__new__(cls)
 
@@ -64,7 +64,7 @@ class nnUNetTrainerPlain(nnUNetTrainer):
     def on_train_start(self) -> None:
         if self.local_rank == 0:
             with one_sentence():
-                self.ima_lock = checks.lock_fold(Path(self.output_folder))
+                self.ima_lock = refusals.lock_fold(Path(self.output_folder))
         super().on_train_start()
 
     def train_step(self, batch: dict[str, Any]) -> dict[str, Any]:

@@ -11,8 +11,8 @@ from torch._dynamo import OptimizedModule
 from torch.nn.parallel import DistributedDataParallel
 
 from nnunet_ima.errors import UserError, first_line
-from nnunet_ima.segmentation.checks import one_sentence
-from nnunet_ima.segmentation.safety import check_checkpoint
+from nnunet_ima.nnunet.safe_checkpoint import check_checkpoint
+from nnunet_ima.segmentation.refusals import one_sentence
 
 HEADS = ".seg_layers."
 

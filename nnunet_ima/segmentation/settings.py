@@ -9,7 +9,7 @@ from nnunet_ima.attacks.precision import PRECISIONS
 from nnunet_ima.errors import UserError, check_number
 from nnunet_ima.methods.method import Method
 from nnunet_ima.methods.registry import build, defaults, method_named, methods
-from nnunet_ima.segmentation.dice import DICE_RULES, DiceRule
+from nnunet_ima.segmentation.objectives.dice import DICE_RULES, DiceRule
 
 Values = dict[str, Any]
 

@@ -21,14 +21,14 @@ from nnunet_ima.attacks.modes import same_in_eval_mode
 from nnunet_ima.attacks.precision import attack_precision, training_pass_serves
 from nnunet_ima.errors import UserError
 from nnunet_ima.files import replacing
-from nnunet_ima.history import History
 from nnunet_ima.methods.adaptive import Adaptive
+from nnunet_ima.methods.history import History
 from nnunet_ima.methods.ima import IMA
 from nnunet_ima.methods.method import Method, Run, alone
-from nnunet_ima.segmentation import checks
+from nnunet_ima.methods.optimizer_steps import steps_of
+from nnunet_ima.nnunet.ranks import gathered
+from nnunet_ima.segmentation import refusals
 from nnunet_ima.segmentation.batch import SegmentationBatch, SegmentationPass
-from nnunet_ima.segmentation.checks import one_sentence
-from nnunet_ima.segmentation.dice import SegmentationObjective
 from nnunet_ima.segmentation.fingerprint import check_fingerprint, fingerprint, load_margins, new_margins_wanted
 from nnunet_ima.segmentation.loader import (
     SliceId,
@@ -39,10 +39,10 @@ from nnunet_ima.segmentation.loader import (
     slice_ids,
     slices_of,
 )
+from nnunet_ima.segmentation.objectives.dice import SegmentationObjective
 from nnunet_ima.segmentation.plain_trainer import nnUNetTrainerPlain
-from nnunet_ima.segmentation.ranks import gathered
+from nnunet_ima.segmentation.refusals import one_sentence
 from nnunet_ima.segmentation.settings import Settings
-from nnunet_ima.steps import steps_of
 
 
 class nnUNetTrainerMethod(nnUNetTrainerPlain):
@@ -62,7 +62,7 @@ class nnUNetTrainerMethod(nnUNetTrainerPlain):
     @classmethod
     def _check_plans(cls, plans: dict[str, Any], configuration: str) -> None:
         super()._check_plans(plans, configuration)
-        checks.check_configuration(plans, configuration, cls.__name__)
+        refusals.check_configuration(plans, configuration, cls.__name__)
         Settings.of(plans).build(cls.method, cls.level, 1, (1, 1)).begin(Run([], 1))
 
     def initialize(self) -> None:
@@ -82,7 +82,7 @@ class nnUNetTrainerMethod(nnUNetTrainerPlain):
         if self.is_ddp:
             # The network is there, and not yet spread over the ranks.
             with one_sentence():
-                checks.check_ranks_in_step(self.network, self.method.label)
+                refusals.check_ranks_in_step(self.network, self.method.label)
         return super().configure_optimizers()
 
     def _build_noisy_loss(self) -> Any:
@@ -187,9 +187,15 @@ class nnUNetTrainerMethod(nnUNetTrainerPlain):
         # Asked here, within nnU-Net's autocast.
         shares = self._shares_clean_pass and training_pass_serves(self.device, self.ima_settings.attack_precision)
         batch = SegmentationBatch(
-            data, target, ids, self.ima_objective, clean, clean.logits if shares else None,
-            self._in_buckets(len(data)), partial(self._open_attack, len(data)),
-        )  # fmt: skip
+            data,
+            target,
+            ids,
+            self.ima_objective,
+            clean,
+            clean.logits if shares else None,
+            self._in_buckets(len(data)),
+            partial(self._open_attack, len(data)),
+        )
         return self.ima.loss(batch)
 
     @contextmanager
@@ -242,7 +248,7 @@ class nnUNetTrainerMethod(nnUNetTrainerPlain):
     def load_checkpoint(self, filename_or_checkpoint: Any) -> None:
         if not self.was_initialized:
             self.initialize()
-        with one_sentence(), checks.readable_checkpoint(filename_or_checkpoint):
+        with one_sentence(), refusals.readable_checkpoint(filename_or_checkpoint):
             super().load_checkpoint(filename_or_checkpoint)
             checkpoint = filename_or_checkpoint
             if isinstance(checkpoint, str):

@@ -13,22 +13,75 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 NAME = "nogpu"
 KEY = "AutocastPrivateUse1"
 LOWER = (
-    "conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d.input", "conv_transpose3d.input", "convolution",
-    "_convolution", "linear", "matmul", "mm", "mv", "addmm", "addmv", "bmm", "baddbmm", "prelu", "einsum",
+    "conv1d",
+    "conv2d",
+    "conv3d",
+    "conv_transpose1d",
+    "conv_transpose2d.input",
+    "conv_transpose3d.input",
+    "convolution",
+    "_convolution",
+    "linear",
+    "matmul",
+    "mm",
+    "mv",
+    "addmm",
+    "addmv",
+    "bmm",
+    "baddbmm",
+    "prelu",
+    "einsum",
     "scaled_dot_product_attention",
-)  # fmt: skip
+)
 """What CUDA's autocast computes in float16 (or bfloat16)."""
 FULL = (
-    "exp", "expm1", "log", "log10", "log2", "log1p", "reciprocal", "rsqrt", "tan", "acos", "asin", "cosh", "sinh",
-    "pow.Tensor_Scalar", "pow.Tensor_Tensor", "pow.Scalar", "softplus", "layer_norm", "native_layer_norm", "group_norm",
-    "cosine_similarity", "nll_loss", "nll_loss2d", "cross_entropy_loss", "kl_div", "l1_loss", "smooth_l1_loss",
-    "mse_loss", "binary_cross_entropy_with_logits", "norm.Scalar", "norm.ScalarOpt_dim", "dist", "cdist", "logsumexp",
-)  # fmt: skip
+    "exp",
+    "expm1",
+    "log",
+    "log10",
+    "log2",
+    "log1p",
+    "reciprocal",
+    "rsqrt",
+    "tan",
+    "acos",
+    "asin",
+    "cosh",
+    "sinh",
+    "pow.Tensor_Scalar",
+    "pow.Tensor_Tensor",
+    "pow.Scalar",
+    "softplus",
+    "layer_norm",
+    "native_layer_norm",
+    "group_norm",
+    "cosine_similarity",
+    "nll_loss",
+    "nll_loss2d",
+    "cross_entropy_loss",
+    "kl_div",
+    "l1_loss",
+    "smooth_l1_loss",
+    "mse_loss",
+    "binary_cross_entropy_with_logits",
+    "norm.Scalar",
+    "norm.ScalarOpt_dim",
+    "dist",
+    "cdist",
+    "logsumexp",
+)
 """What it computes in float32."""
 FULL_UNLESS_TOLD = (
-    "softmax.int", "log_softmax.int", "sum", "sum.dim_IntList", "prod", "prod.dim_int", "cumsum", "cumprod",
+    "softmax.int",
+    "log_softmax.int",
+    "sum",
+    "sum.dim_IntList",
+    "prod",
+    "prod.dim_int",
+    "cumsum",
+    "cumprod",
     "linalg_vector_norm",
-)  # fmt: skip
+)
 """The same, but a dtype in the call takes precedence."""
 WIDEST = ("addcdiv", "addcmul", "atan2", "dot", "grid_sampler", "index_put", "scatter_add", "cat", "stack")
 """What it computes in the widest of the dtypes that it is given."""

@@ -31,10 +31,15 @@ INDEXING = (aten.index, aten._unsafe_index, aten.index_put, aten.index_put_, ate
 WITH_SCALARS = (aten.masked_fill, aten.masked_fill_, aten.fill, aten.fill_)
 """Besides pointwise operations, what takes a single number that lies on the CPU."""
 WAITING = {
-    aten._local_scalar_dense: "number read", aten.nonzero: "nonzero", aten.masked_select: "masked_select",
-    aten.equal: "equal", aten._unique2: "unique", aten.unique_dim: "unique", aten.bincount: "bincount",
+    aten._local_scalar_dense: "number read",
+    aten.nonzero: "nonzero",
+    aten.masked_select: "masked_select",
+    aten.equal: "equal",
+    aten._unique2: "unique",
+    aten.unique_dim: "unique",
+    aten.bincount: "bincount",
     aten.repeat_interleave: "repeat_interleave",
-}  # fmt: skip
+}
 PACKAGES = ("nnunet_ima", "nnunetv2", "torch.amp")
 """Where a wait is looked for: the innermost line of these. The gradient scaler (torch.amp) computes in float64,
 but not for MPS."""
@@ -52,9 +57,14 @@ class OnDevice(Tensor):
     @staticmethod
     def __new__(cls, held: Tensor) -> "OnDevice":
         made: OnDevice = torch.Tensor._make_wrapper_subclass(
-            cls, held.size(), strides=held.stride(), storage_offset=held.storage_offset(), dtype=held.dtype,
-            layout=held.layout, device=torch.device(backend.NAME, 0),
-        )  # fmt: skip
+            cls,
+            held.size(),
+            strides=held.stride(),
+            storage_offset=held.storage_offset(),
+            dtype=held.dtype,
+            layout=held.layout,
+            device=torch.device(backend.NAME, 0),
+        )
         made.held = held
         return made
 

@@ -31,13 +31,35 @@ def run_inside(workspace: Workspace, folder: Path, marker: str) -> Outcomes:
     """pytest on the files of `inside/` in a process of its own."""
     report = folder / "report.xml"
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:xdist", "-p", "no:cacheprovider",
-         "-o", "addopts=-ra --strict-markers", "-m", marker, "--junit-xml", str(report),
-         "--basetemp", str(folder / "tmp"), *(str(INSIDE / f"{name}.py") for name in FILES)],
-        cwd=ROOT, capture_output=True, text=True, timeout=1200,
-        env={**workspace.environment, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
-             "NNUNET_IMA_WORKSPACE": str(workspace.folder)},
-    )  # fmt: skip
+        [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-q",
+            "-p",
+            "no:xdist",
+            "-p",
+            "no:cacheprovider",
+            "-o",
+            "addopts=-ra --strict-markers",
+            "-m",
+            marker,
+            "--junit-xml",
+            str(report),
+            "--basetemp",
+            str(folder / "tmp"),
+            *(str(INSIDE / f"{name}.py") for name in FILES),
+        ],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=1200,
+        env={
+            **workspace.environment,
+            "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
+            "NNUNET_IMA_WORKSPACE": str(workspace.folder),
+        },
+    )
     assert report.is_file(), f"{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
     return read_report(report)
 

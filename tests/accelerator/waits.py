@@ -26,9 +26,7 @@ from tests.accelerator import backend
 from tests.accelerator.device import Accelerator
 from tests.models import Curved, at_distances, generators, linear_model
 
-AT_MOST = {
-    "bpgd": 24, "pgd": 4, "apgd": 4, "square": 4, "square linf": 4, "ima classifier": 10, "ima trainer": 10,
-}  # fmt: skip
+AT_MOST = {"bpgd": 24, "pgd": 4, "apgd": 4, "square": 4, "square linf": 4, "ima classifier": 10, "ima trainer": 10}
 """Waits by measurement: of BPGD one per step, for who crossed leaves; of no other attack any per step."""
 STEPS, SAMPLES = 20, 4
 SHAPE = (1, 8, 8)

@@ -183,9 +183,14 @@ def test_no_boundary_point_lies_beyond_the_margin(norm: Norm, random_start: bool
     model, x = Curved(6), torch.randn(32, 6, generator=torch.Generator().manual_seed(0))
     margin = torch.linspace(0.05, 1, 32)
     found = bpgd(
-        model, x, model(x).argmax(1), margin, norm=norm, random_start=random_start,
+        model,
+        x,
+        model(x).argmax(1),
+        margin,
+        norm=norm,
+        random_start=random_start,
         generator=torch.Generator().manual_seed(1),
-    )  # fmt: skip
+    )
     assert 3 < int(found.crossed.sum()) < 32
     assert (found.distance <= margin * (1 + 1e-5)).all()
     # A boundary point: the two best classes of the network are (almost) level there.
@@ -198,9 +203,14 @@ def test_intensities_stay_within_bounds(random_start: bool) -> None:
     model = LinearModel(torch.tensor([1.0, 1.0]), bias=-0.4)
     x = torch.tensor([[0.1, 0.9], [0.05, 0.6]])
     found = bpgd(
-        model, x, model.label(x), 2.0, bounds=(0.0, 1.0), random_start=random_start,
+        model,
+        x,
+        model.label(x),
+        2.0,
+        bounds=(0.0, 1.0),
+        random_start=random_start,
         generator=torch.Generator().manual_seed(0),
-    )  # fmt: skip
+    )
     assert found.crossed.all()
     for points in (found.x, found.last_correct):
         assert points.min() >= 0
@@ -218,9 +228,15 @@ def test_a_sample_is_attacked_alike_alone_in_a_batch_and_in_another_order(norm: 
 
     def attack(rows: list[int]) -> Boundary:
         return bpgd(
-            model, x[rows], y[rows], margin[rows], norm=norm, steps=6, random_start=random_start,
+            model,
+            x[rows],
+            y[rows],
+            margin[rows],
+            norm=norm,
+            steps=6,
+            random_start=random_start,
             generator=generators([10 + row for row in rows]),
-        )  # fmt: skip
+        )
 
     together = attack(list(range(8)))
     assert 0 < int(together.crossed.sum()) < 8

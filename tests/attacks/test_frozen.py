@@ -39,9 +39,14 @@ def network() -> nn.Sequential:
     """Everything an attack could leave traces in, and in an uneven state: one frozen parameter, one module in eval."""
     torch.manual_seed(0)
     model = nn.Sequential(
-        nn.Linear(6, 8), nn.BatchNorm1d(8), nn.Dropout(0.5), nn.Sequential(nn.Linear(8, 8), nn.BatchNorm1d(8)),
-        nn.Tanh(), nn.Linear(8, 3), Fragile(),
-    )  # fmt: skip
+        nn.Linear(6, 8),
+        nn.BatchNorm1d(8),
+        nn.Dropout(0.5),
+        nn.Sequential(nn.Linear(8, 8), nn.BatchNorm1d(8)),
+        nn.Tanh(),
+        nn.Linear(8, 3),
+        Fragile(),
+    )
     model(torch.randn(16, 6)).square().sum().backward()
     model[0].bias.requires_grad_(False)
     model[3].eval()

@@ -10,7 +10,7 @@ from nnunet_ima.attacks import apgd, ball, bpgd, pgd
 from nnunet_ima.attacks.ddn import ddn
 from nnunet_ima.attacks.frozen import input_gradient, steady
 from nnunet_ima.attacks.walk import walk
-from nnunet_ima.segmentation.dice import SegmentationObjective
+from nnunet_ima.segmentation.objectives.dice import SegmentationObjective
 
 PIXELS = 64
 

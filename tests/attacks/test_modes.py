@@ -28,14 +28,27 @@ class Inheriting(Masking):
 
 
 SAME = [
-    nn.InstanceNorm2d(4), nn.InstanceNorm2d(4, affine=True), nn.GroupNorm(2, 4), nn.LeakyReLU(), nn.Conv2d(4, 4, 1),
-    nn.AvgPool2d(2), build(2, 4, 0),
-]  # fmt: skip
+    nn.InstanceNorm2d(4),
+    nn.InstanceNorm2d(4, affine=True),
+    nn.GroupNorm(2, 4),
+    nn.LeakyReLU(),
+    nn.Conv2d(4, 4, 1),
+    nn.AvgPool2d(2),
+    build(2, 4, 0),
+]
 DIFFERENT = [
-    nn.BatchNorm2d(4), nn.InstanceNorm2d(4, track_running_stats=True), nn.Dropout(0.5), nn.Dropout2d(0.5),
-    nn.AlphaDropout(0.5), DropPath(0.5), StochasticDepth(0.5, "row"), DropBlock2d(0.5, 3), nn.RReLU(), Masking(),
+    nn.BatchNorm2d(4),
+    nn.InstanceNorm2d(4, track_running_stats=True),
+    nn.Dropout(0.5),
+    nn.Dropout2d(0.5),
+    nn.AlphaDropout(0.5),
+    DropPath(0.5),
+    StochasticDepth(0.5, "row"),
+    DropBlock2d(0.5, 3),
+    nn.RReLU(),
+    Masking(),
     Inheriting(),
-]  # fmt: skip
+]
 
 
 def _named(module: nn.Module) -> str:

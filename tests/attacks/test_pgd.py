@@ -157,9 +157,15 @@ class FlatBadness(Bump):
 @pytest.mark.parametrize(("alpha", "best"), [(1.8, 0.45), (1.0, 0.5)], ids=["met early", "met later"])
 def test_equal_badness_is_decided_by_the_larger_loss(alpha: float, best: float) -> None:
     found = pgd(
-        lambda x: x, torch.zeros(1, 1), torch.zeros(1), 1.0, objective=FlatBadness(), steps=4, alpha=alpha,
+        lambda x: x,
+        torch.zeros(1, 1),
+        torch.zeros(1),
+        1.0,
+        objective=FlatBadness(),
+        steps=4,
+        alpha=alpha,
         random_start=False,
-    )  # fmt: skip
+    )
     assert found.item() == pytest.approx(best)
 
 
@@ -171,9 +177,15 @@ def test_a_sample_is_attacked_alike_alone_in_a_batch_and_in_another_order(norm: 
 
     def attack(rows: list[int]) -> Tensor:
         return pgd(
-            model, x[rows], y[rows], epsilon[rows], objective=objective, norm=norm, steps=5,
+            model,
+            x[rows],
+            y[rows],
+            epsilon[rows],
+            objective=objective,
+            norm=norm,
+            steps=5,
             generator=generators([seeds[row] for row in rows]),
-        )  # fmt: skip
+        )
 
     together = attack([0, 1, 2, 3, 4])
     order = [3, 0, 4, 2, 1]

@@ -44,10 +44,28 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def _train(data: Path, run: Path, *flags: str) -> dict[str, Any]:
     classify(
-        ["train", "--data", str(data), "--output", str(run), "--image-size", str(SIZE), "--epochs", "3", "--batch-size",
-         "8", "--steps", "4", "--learning-rate", "0.001", "-device", "cpu",
-         *([] if "ce" in flags else ["--noise-max", "3"]), *flags]
-    )  # fmt: skip
+        [
+            "train",
+            "--data",
+            str(data),
+            "--output",
+            str(run),
+            "--image-size",
+            str(SIZE),
+            "--epochs",
+            "3",
+            "--batch-size",
+            "8",
+            "--steps",
+            "4",
+            "--learning-rate",
+            "0.001",
+            "-device",
+            "cpu",
+            *([] if "ce" in flags else ["--noise-max", "3"]),
+            *flags,
+        ]
+    )
     state: dict[str, Any] = torch.load(run / "checkpoint_final.pth", weights_only=True)
     return state
 
@@ -128,8 +146,24 @@ def test_margins_move(runs: dict[str, Path]) -> None:
 def test_an_evaluation_tells_how_accuracy_falls(
     runs: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    classify(["eval", "--model", str(runs["ima"]), "--noise", "1,6", "--steps", "8", "--attack",
-              "random,fgsm,ifgsm,pgd,strong", "--suggest-noise", "-o", str(tmp_path), "-device", "cpu"])  # fmt: skip
+    classify(
+        [
+            "eval",
+            "--model",
+            str(runs["ima"]),
+            "--noise",
+            "1,6",
+            "--steps",
+            "8",
+            "--attack",
+            "random,fgsm,ifgsm,pgd,strong",
+            "--suggest-noise",
+            "-o",
+            str(tmp_path),
+            "-device",
+            "cpu",
+        ]
+    )
     everything = json.loads((tmp_path / "results.json").read_text())
     content = everything["models"][0]
     accuracy = {name: [row["accuracy"][0] for row in rows] for name, rows in content["attacks"].items()}
@@ -155,8 +189,24 @@ def test_an_evaluation_tells_how_accuracy_falls(
 
 
 def test_runs_are_compared_and_foolbox_finds_no_more_than_ours(runs: dict[str, Path], tmp_path: Path) -> None:
-    classify(["eval", "--model", str(runs["ce"]), str(runs["ima"]), "--noise", "2", "--steps", "20", "--attack",
-              "strong,ddn", "-o", str(tmp_path), "-device", "cpu"])  # fmt: skip
+    classify(
+        [
+            "eval",
+            "--model",
+            str(runs["ce"]),
+            str(runs["ima"]),
+            "--noise",
+            "2",
+            "--steps",
+            "20",
+            "--attack",
+            "strong,ddn",
+            "-o",
+            str(tmp_path),
+            "-device",
+            "cpu",
+        ]
+    )
     content = json.loads((tmp_path / "results.json").read_text())
     assert [model["name"] for model in content["models"]] == ["ce", "ima"]
     text = (tmp_path / "report.html").read_text()
@@ -193,9 +243,16 @@ def test_one_patient_alone_has_no_interval(tmp_path: Path) -> None:
     for name, (value, low, high) in found.items():
         assert 0 <= value <= 100 and low is None and high is None, name
     model = {
-        "name": "run", "method": "ce", "run": "run", "classes": ["left", "right"], "images": 20, "part": "test",
-        "attacks": {"pgd": [found, found]}, "white_noise": {"0.05": 0.0}, "checkpoint_sha256": "0" * 64,
-    }  # fmt: skip
+        "name": "run",
+        "method": "ce",
+        "run": "run",
+        "classes": ["left", "right"],
+        "images": 20,
+        "part": "test",
+        "attacks": {"pgd": [found, found]},
+        "white_noise": {"0.05": 0.0},
+        "checkpoint_sha256": "0" * 64,
+    }
     assert "None" not in summary(model, [0, 1]) and "nan" not in summary(model, [0, 1])
     shared = {"noise": [0, 1], "norm": "l2", "steps": 1, "device": "cpu", "command": "", "versions": {}, "date": ""}
     write(tmp_path, {"models": [model], **shared}, [None], [None])
@@ -236,8 +293,11 @@ def test_a_model_maps_intensities_itself_and_answers_alike_in_both_modes() -> No
 
 def test_the_split_is_stratified_seeded_and_written(data: Path, tmp_path: Path) -> None:
     split = split_folder(data, 3, test=5, validation=2)
-    counts = {(part, label): sum(item.part == part and item.label == label for item in split.items)
-              for part in ("train", "validation", "test") for label in ("left", "right")}  # fmt: skip
+    counts = {
+        (part, label): sum(item.part == part and item.label == label for item in split.items)
+        for part in ("train", "validation", "test")
+        for label in ("left", "right")
+    }
     assert set(counts.values()) == {17, 2, 5}
     assert split == split_folder(data, 3, test=5, validation=2) != split_folder(data, 4, test=5, validation=2)
     write_split(split, tmp_path / "split.csv")
@@ -294,43 +354,125 @@ def test_mistakes_are_one_sentence(
     refused("holds no interrupted training", *train, "--data", str(data), "--c")
     refused("holds no run of nnunet-ima-classify", "eval", "--model", str(one), "--noise", "1")
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    refused("--attack fmn is Foolbox's: install it", "eval", "--model", str(runs["ce"]), "--noise", "1", "--attack",
-            "fmn", "-o", str(tmp_path / "o"))  # fmt: skip
+    refused(
+        "--attack fmn is Foolbox's: install it",
+        "eval",
+        "--model",
+        str(runs["ce"]),
+        "--noise",
+        "1",
+        "--attack",
+        "fmn",
+        "-o",
+        str(tmp_path / "o"),
+    )
     monkeypatch.undo()
     shutil.copytree(runs["ce"], tmp_path / "other_split")
     split = (tmp_path / "other_split" / "split.csv").read_text()
-    (tmp_path / "other_split" / "split.csv").write_text(split.replace(",test,", ",x,").replace(",train,", ",test,")
-                                                        .replace(",x,", ",train,"))  # fmt: skip
+    (tmp_path / "other_split" / "split.csv").write_text(
+        split.replace(",test,", ",x,").replace(",train,", ",test,").replace(",x,", ",train,")
+    )
     refused("have other test images", "eval", "--model", str(runs["ce"]), str(tmp_path / "other_split"), "--noise", "1")
     stored = json.loads((tmp_path / "other_split" / "settings.json").read_text()) | {"norm": "linf"}
     (tmp_path / "other_split" / "settings.json").write_text(json.dumps(stored))
     refused("differ in norm", "eval", "--model", str(runs["ce"]), str(tmp_path / "other_split"), "--noise", "1")
     (tmp_path / "other_split" / "checkpoint_latest.pth").touch()
-    refused("was begun with method ce, not ima", "train", "--data", str(data), "--c", "--output",
-            str(tmp_path / "other_split"), "--image-size", str(SIZE), "--epochs", "3", "--batch-size", "8")  # fmt: skip
+    refused(
+        "was begun with method ce, not ima",
+        "train",
+        "--data",
+        str(data),
+        "--c",
+        "--output",
+        str(tmp_path / "other_split"),
+        "--image-size",
+        str(SIZE),
+        "--epochs",
+        "3",
+        "--batch-size",
+        "8",
+    )
     refused("Adv needs a noise level: give --noise-max", *train, "--data", str(data), "--method", "adv")
-    refused("TRADES has no setting margin_step; it has", *train, "--data", str(data), "--method", "trades",
-            "--margin-step", "2")  # fmt: skip
-    refused("--set mail.gamma is a setting of mail, --method is ima", *train, "--data", str(data), "--set",
-            "mail.gamma=1")  # fmt: skip
-    refused("SMD has no noise level: leave --noise-max out", *train, "--data", str(data), "--method", "smd",
-            "--noise-max", "2")  # fmt: skip
-    refused("cannot be loaded .*: name another with --pretrained", *train, "--data", str(data), "--pretrained",
-            str(data / "left" / "00.png"))  # fmt: skip
-    refused("is of another network: give one with the same --channels", *train, "--data", str(data), "--pretrained",
-            str(runs["ce"] / "checkpoint_final.pth"), "--channels", "3")  # fmt: skip
-    refused(r"was trained with \d+ of the \d+ test images: split alike", *train, "--data", str(data), "--pretrained",
-            str(runs["ce"] / "checkpoint_final.pth"), "--seed", "1")  # fmt: skip
+    refused(
+        "TRADES has no setting margin_step; it has",
+        *train,
+        "--data",
+        str(data),
+        "--method",
+        "trades",
+        "--margin-step",
+        "2",
+    )
+    refused(
+        "--set mail.gamma is a setting of mail, --method is ima", *train, "--data", str(data), "--set", "mail.gamma=1"
+    )
+    refused(
+        "SMD has no noise level: leave --noise-max out",
+        *train,
+        "--data",
+        str(data),
+        "--method",
+        "smd",
+        "--noise-max",
+        "2",
+    )
+    refused(
+        "cannot be loaded .*: name another with --pretrained",
+        *train,
+        "--data",
+        str(data),
+        "--pretrained",
+        str(data / "left" / "00.png"),
+    )
+    refused(
+        "is of another network: give one with the same --channels",
+        *train,
+        "--data",
+        str(data),
+        "--pretrained",
+        str(runs["ce"] / "checkpoint_final.pth"),
+        "--channels",
+        "3",
+    )
+    refused(
+        r"was trained with \d+ of the \d+ test images: split alike",
+        *train,
+        "--data",
+        str(data),
+        "--pretrained",
+        str(runs["ce"] / "checkpoint_final.pth"),
+        "--seed",
+        "1",
+    )
     refused("There is no method 'pgd'; known: ce, ima", *train, "--data", str(data), "--method", "pgd")
     refused("two runs have the same name", "eval", "--model", str(runs["ce"]), str(runs["ce"]), "--noise", "1")
-    refused("--suggest-noise needs margins", "eval", "--model", str(runs["ce"]), "--noise", "1", "--suggest-noise",
-            "--steps", "1", "-o", str(tmp_path / "o"))  # fmt: skip
+    refused(
+        "--suggest-noise needs margins",
+        "eval",
+        "--model",
+        str(runs["ce"]),
+        "--noise",
+        "1",
+        "--suggest-noise",
+        "--steps",
+        "1",
+        "-o",
+        str(tmp_path / "o"),
+    )
     other = tmp_path / "other"
     for name in ("left", "up"):
         (other / name).mkdir(parents=True)
         Image.fromarray(np.zeros((4, 4), np.uint8)).save(other / name / "a.png")
-    refused("has the classes left, up, the model knows left, right", "eval", "--model", str(runs["ce"]), "--noise", "1",
-            "--data", str(other))  # fmt: skip
+    refused(
+        "has the classes left, up, the model knows left, right",
+        "eval",
+        "--model",
+        str(runs["ce"]),
+        "--noise",
+        "1",
+        "--data",
+        str(other),
+    )
 
 
 def test_broken_images_are_named_and_counted_or_left_out(data: Path, tmp_path: Path) -> None:

@@ -21,9 +21,12 @@ def test_a_step_whose_gradients_overflow_is_no_visit(word: str, tmp_path: Path) 
     """In float32, which needs a larger scale than float16 and a model that is wrong with confidence."""
     known = settings_of(methods()[word])
     settings = Settings(
-        method=word, image_size=SIZE, noise_max=3.0 if "noise" in known else None, attack_precision="float32",
+        method=word,
+        image_size=SIZE,
+        noise_max=3.0 if "noise" in known else None,
+        attack_precision="float32",
         method_settings={name: value for name, value in QUICK.items() if name in known},
-    )  # fmt: skip
+    )
     generator = torch.Generator().manual_seed(0)
     x, y = torch.rand(4, 1, SIZE, SIZE, generator=generator), torch.tensor([0, 1, 0, 1])
     images = Images(x, y, ["a", "b", "c", "d"], [""] * 4)

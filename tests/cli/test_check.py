@@ -3,7 +3,7 @@
 import pytest
 
 from nnunet_ima.cli import check
-from nnunet_ima.segmentation.finding import DISCOVERY, VARIABLE
+from nnunet_ima.nnunet.trainer_search import DISCOVERY, VARIABLE
 from tests.conftest import Workspace
 
 
@@ -20,8 +20,10 @@ def test_each_loose_link_is_named_with_its_remedy(workspace: Workspace) -> None:
     lines = done.stdout.splitlines()
     failed = {lines[row]: lines[row + 1] for row in range(len(lines) - 1) if lines[row].startswith("FAIL")}
     assert [line.split(":")[0] for line in failed] == [
-        "FAIL  nnUNet_raw", "FAIL  nnUNet_extTrainer", "FAIL  nnUNetTrainerIMA",
-    ]  # fmt: skip
+        "FAIL  nnUNet_raw",
+        "FAIL  nnUNet_extTrainer",
+        "FAIL  nnUNetTrainerIMA",
+    ]
     assert all(remedy.startswith("      -> ") for remedy in failed.values())
 
 

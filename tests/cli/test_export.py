@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from nnunet_ima.segmentation.finding import DISCOVERY
+from nnunet_ima.nnunet.trainer_search import DISCOVERY
 from tests.conftest import DATASET, Workspace
 
 MODEL = "nnUNetTrainerIMA__nnUNetPlansExport__2d"
@@ -32,9 +32,18 @@ def trained(workspace: Workspace) -> Iterator[Workspace]:
     """An IMA model with margins."""
     workspace.write_plans("nnUNetPlansExport", BLOCK)
     workspace.run(
-        "nnUNetv2_train", "902", "2d", "0", "-tr", "nnUNetTrainerIMA", "-p", "nnUNetPlansExport", "-device", "cpu",
+        "nnUNetv2_train",
+        "902",
+        "2d",
+        "0",
+        "-tr",
+        "nnUNetTrainerIMA",
+        "-p",
+        "nnUNetPlansExport",
+        "-device",
+        "cpu",
         nnUNet_extTrainer=str(DISCOVERY),
-    )  # fmt: skip
+    )
     yield workspace
     shutil.rmtree(workspace.results / MODEL)
 
@@ -48,10 +57,29 @@ def predicted(trained: Workspace) -> Workspace:
     for image in sorted((workspace.folder / "raw" / DATASET / "imagesTr").iterdir())[:2]:
         shutil.copy(image, images)
     workspace.run(
-        "nnUNetv2_predict", "-i", str(images), "-o", str(workspace.folder / "with"), "-d", "902", "-c", "2d",
-        "-f", "0", "-tr", "nnUNetTrainerIMA", "-p", "nnUNetPlansExport", "-device", "cpu", "-npp", "1", "-nps", "1",
+        "nnUNetv2_predict",
+        "-i",
+        str(images),
+        "-o",
+        str(workspace.folder / "with"),
+        "-d",
+        "902",
+        "-c",
+        "2d",
+        "-f",
+        "0",
+        "-tr",
+        "nnUNetTrainerIMA",
+        "-p",
+        "nnUNetPlansExport",
+        "-device",
+        "cpu",
+        "-npp",
+        "1",
+        "-nps",
+        "1",
         nnUNet_extTrainer=str(DISCOVERY),
-    )  # fmt: skip
+    )
     return workspace
 
 
@@ -72,9 +100,26 @@ def test_the_environment_really_lacks_the_package(predicted: Workspace, without:
     done = predicted.run("python", "-c", "import nnunet_ima", check=False, **without)
     assert "nnunet_ima is not installed here" in done.stderr
     done = predicted.run(
-        "nnUNetv2_predict", "-i", "two_images", "-o", "none", "-d", "902", "-c", "2d", "-f", "0",
-        "-tr", "nnUNetTrainerIMA", "-p", "nnUNetPlansExport", "-device", "cpu", check=False, **without,
-    )  # fmt: skip
+        "nnUNetv2_predict",
+        "-i",
+        "two_images",
+        "-o",
+        "none",
+        "-d",
+        "902",
+        "-c",
+        "2d",
+        "-f",
+        "0",
+        "-tr",
+        "nnUNetTrainerIMA",
+        "-p",
+        "nnUNetPlansExport",
+        "-device",
+        "cpu",
+        check=False,
+        **without,
+    )
     assert done.returncode != 0
 
 
@@ -86,9 +131,23 @@ def test_stock_nnunet_predicts_the_same_from_the_exported_folder(
     printed = predicted.run("nnunet-ima-export", "-d", "D902", "-p", "nnUNetPlansExport", "-o", str(target)).stdout
     assert f"Wrote {target}: folds 0" in printed
     predicted.run(
-        "nnUNetv2_predict_from_modelfolder", "-i", "two_images", "-o", str(tmp_path / "out"), "-m", str(target),
-        "-f", "0", "-device", "cpu", "-npp", "1", "-nps", "1", **without,
-    )  # fmt: skip
+        "nnUNetv2_predict_from_modelfolder",
+        "-i",
+        "two_images",
+        "-o",
+        str(tmp_path / "out"),
+        "-m",
+        str(target),
+        "-f",
+        "0",
+        "-device",
+        "cpu",
+        "-npp",
+        "1",
+        "-nps",
+        "1",
+        **without,
+    )
     assert len(_hashes(tmp_path / "out")) == 2
     assert _hashes(tmp_path / "out") == _hashes(predicted.folder / "with")
 
@@ -103,9 +162,27 @@ def test_the_zip_installs_with_nnunets_own_command_and_predicts_the_same(
     without = without | {"nnUNet_results": str(results)}
     predicted.run("nnUNetv2_install_pretrained_model_from_zip", str(file), **without)
     predicted.run(
-        "nnUNetv2_predict", "-i", "two_images", "-o", str(tmp_path / "out"), "-d", "902", "-c", "2d", "-f", "0",
-        "-p", "nnUNetPlansExport", "-device", "cpu", "-npp", "1", "-nps", "1", **without,
-    )  # fmt: skip
+        "nnUNetv2_predict",
+        "-i",
+        "two_images",
+        "-o",
+        str(tmp_path / "out"),
+        "-d",
+        "902",
+        "-c",
+        "2d",
+        "-f",
+        "0",
+        "-p",
+        "nnUNetPlansExport",
+        "-device",
+        "cpu",
+        "-npp",
+        "1",
+        "-nps",
+        "1",
+        **without,
+    )
     assert _hashes(tmp_path / "out") == _hashes(predicted.folder / "with")
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from nnunet_ima.errors import UserError
-from nnunet_ima.segmentation.finding import DISCOVERY
+from nnunet_ima.nnunet.trainer_search import DISCOVERY
 from tests.conftest import Workspace
 
 without_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
@@ -104,8 +104,18 @@ def test_evaluating_on_an_absent_gpu_is_said_in_one_sentence(workspace: Workspac
 def test_a_bad_block_ends_training_in_one_sentence(workspace: Workspace) -> None:
     workspace.write_plans("nnUNetPlansBad", {"beta": 7})
     done = workspace.run(
-        "nnUNetv2_train", "902", "2d", "0", "-tr", "nnUNetTrainerIMA", "-p", "nnUNetPlansBad", "-device", "cpu",
-        check=False, nnUNet_extTrainer=str(DISCOVERY),
-    )  # fmt: skip
+        "nnUNetv2_train",
+        "902",
+        "2d",
+        "0",
+        "-tr",
+        "nnUNetTrainerIMA",
+        "-p",
+        "nnUNetPlansBad",
+        "-device",
+        "cpu",
+        check=False,
+        nnUNet_extTrainer=str(DISCOVERY),
+    )
     assert done.returncode == 1
     assert "Traceback" not in done.stderr and "beta of IMA must be a number from 0 to 1, got 7" in done.stderr

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from nnunet_ima.cli.setup import setup
-from nnunet_ima.segmentation.finding import DISCOVERY, VARIABLE
+from nnunet_ima.nnunet.trainer_search import DISCOVERY, VARIABLE
 
 
 def line(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:

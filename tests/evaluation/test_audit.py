@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from nnunet_ima.evaluation.audit import SLICES, audit, worst_verdict
 from nnunet_ima.evaluation.noises import Settings, Target, attack, random_noise
-from nnunet_ima.evaluation.robustness import sweep
-from nnunet_ima.evaluation.slices import Slice
-from tests.evaluation.test_robustness import InMemory, Labels
+from nnunet_ima.evaluation.sweep import sweep
+from nnunet_ima.segmentation.cases.slices import Slice
+from tests.evaluation.test_sweep import InMemory, Labels
 
 SETTINGS = Settings(steps=25, strong_steps=25)
 LEVELS = [0.0, 0.5, 1.0, 2.0, 4.0]

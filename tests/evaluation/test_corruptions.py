@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from nnunet_ima.evaluation.corruptions import CORRUPTIONS, NEED_TORCHIO, available, corruption, has_torchio
-from nnunet_ima.evaluation.names import ATTACK_NAMES, CORRUPTION_NAMES
+from nnunet_ima.evaluation.noise_names import ATTACK_NAMES, CORRUPTION_NAMES
 from nnunet_ima.evaluation.noises import ATTACKS, Target
 
 TARGET = Target(lambda x: x, None)

@@ -5,9 +5,9 @@ from itertools import pairwise
 import pytest
 import torch
 
-from nnunet_ima.evaluation.robustness import Item, _cost, _work, shares
-from nnunet_ima.evaluation.running import Choice, plan, rank_device
-from nnunet_ima.segmentation.ranks import dealt
+from nnunet_ima.evaluation.evaluate import Choice, plan, rank_device
+from nnunet_ima.evaluation.sweep import Item, _cost, _work, shares
+from nnunet_ima.nnunet.ranks import dealt
 
 
 @pytest.mark.parametrize(("rank", "number"), [("0", 0), ("1", 1), ("3", 1)])

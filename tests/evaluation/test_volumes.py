@@ -9,9 +9,9 @@ import pytest
 
 from nnunet_ima.evaluation.journal import Journal
 from nnunet_ima.evaluation.noises import attack
-from nnunet_ima.evaluation.robustness import sweep
+from nnunet_ima.evaluation.sweep import sweep
 from nnunet_ima.evaluation.volumes import KeptNoise
-from tests.evaluation.test_robustness import STEPS, slices, target
+from tests.evaluation.test_sweep import STEPS, slices, target
 
 
 def _kept(folder: Path, model: str = "a", **changes: Any) -> dict[tuple[str, int], Any]:
@@ -20,8 +20,11 @@ def _kept(folder: Path, model: str = "a", **changes: Any) -> dict[tuple[str, int
     journal = Journal(folder, {"model": model}, overwrite=True)
     keep = KeptNoise(journal, noise)
     sweep(target(), slices(), [(noise, [0.0, 2.0])], 2, journal=journal, keep=keep, progress=False)
-    return {(case, number): delta for case in ("case0", "case1", "case2")
-            for number, delta in keep.of_case(case, 2.0).items()}  # fmt: skip
+    return {
+        (case, number): delta
+        for case in ("case0", "case1", "case2")
+        for number, delta in keep.of_case(case, 2.0).items()
+    }
 
 
 @pytest.mark.parametrize("changes", [{"steps": 6}, {"model": "b", "alpha": 3.0}])

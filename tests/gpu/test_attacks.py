@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from nnunet_ima.attacks import Boundary, CrossEntropy, Objective, apgd, bpgd, pgd, spsa, square
 from nnunet_ima.evaluation.noises import Settings, Target, attack, random_noise
-from nnunet_ima.evaluation.robustness import sweep
-from nnunet_ima.segmentation.dice import SegmentationObjective
-from tests.evaluation.test_robustness import Labels, Network, slices
+from nnunet_ima.evaluation.sweep import sweep
+from nnunet_ima.segmentation.objectives.dice import SegmentationObjective
+from tests.evaluation.test_sweep import Labels, Network, slices
 from tests.gpu.device import DEVICE, GPU, cuda_only
 from tests.models import Curved, generators
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from nnunet_ima.segmentation.finding import DISCOVERY
+from nnunet_ima.nnunet.trainer_search import DISCOVERY
 from tests.conftest import DATASET, Workspace
 from tests.gpu.device import DEVICE, GPU, cuda_only
 
@@ -38,9 +38,18 @@ def _command(workspace: Workspace, module: str, *flags: str) -> str:
 
 def _train(workspace: Workspace, *flags: str) -> None:
     workspace.run(
-        "nnUNetv2_train", "902", "2d", "0", "-tr", "nnUNetTrainerIMA", "-p", "nnUNetPlansGPU", *FLAG, *flags,
+        "nnUNetv2_train",
+        "902",
+        "2d",
+        "0",
+        "-tr",
+        "nnUNetTrainerIMA",
+        "-p",
+        "nnUNetPlansGPU",
+        *FLAG,
+        *flags,
         nnUNet_extTrainer=str(DISCOVERY),
-    )  # fmt: skip
+    )
 
 
 @pytest.fixture(scope="module")
@@ -52,8 +61,22 @@ def trained(workspace: Workspace) -> Iterator[Workspace]:
 
 
 def _levels(workspace: Workspace, folder: Path, device: str) -> list[dict[str, float]]:
-    _command(workspace, "eval", "-d", "902", "-p", "nnUNetPlansGPU", "--noise", "2", "--steps", "5", "-o", str(folder),
-             "-device", device)  # fmt: skip
+    _command(
+        workspace,
+        "eval",
+        "-d",
+        "902",
+        "-p",
+        "nnUNetPlansGPU",
+        "--noise",
+        "2",
+        "--steps",
+        "5",
+        "-o",
+        str(folder),
+        "-device",
+        device,
+    )
     content = json.loads((folder / f"{MODEL}__fold_0" / "results.json").read_text())
     assert content["run"]["device"].startswith(device)
     levels: list[dict[str, float]] = content["models"][0]["levels"]
@@ -75,14 +98,30 @@ def test_the_exported_model_predicts_the_same(trained: Workspace, tmp_path: Path
     shutil.copy(sorted(source.iterdir())[0], images)
     shared = ("-i", str(images), "-f", "0", *FLAG, "-npp", "1", "-nps", "1")
     trained.run(
-        "nnUNetv2_predict", *shared, "-o", str(tmp_path / "with"), "-d", "902", "-c", "2d", "-tr", "nnUNetTrainerIMA",
-        "-p", "nnUNetPlansGPU", nnUNet_extTrainer=str(DISCOVERY),
-    )  # fmt: skip
+        "nnUNetv2_predict",
+        *shared,
+        "-o",
+        str(tmp_path / "with"),
+        "-d",
+        "902",
+        "-c",
+        "2d",
+        "-tr",
+        "nnUNetTrainerIMA",
+        "-p",
+        "nnUNetPlansGPU",
+        nnUNet_extTrainer=str(DISCOVERY),
+    )
     _command(trained, "export", "-d", "902", "-p", "nnUNetPlansGPU", "-o", str(tmp_path / "model"))
     trained.run(
-        "nnUNetv2_predict_from_modelfolder", *shared, "-o", str(tmp_path / "out"), "-m", str(tmp_path / "model"),
+        "nnUNetv2_predict_from_modelfolder",
+        *shared,
+        "-o",
+        str(tmp_path / "out"),
+        "-m",
+        str(tmp_path / "model"),
         nnUNet_extTrainer="",
-    )  # fmt: skip
+    )
     found = [next((tmp_path / name).glob("*.nii.gz")) for name in ("with", "out")]
     here, there = (np.asarray(nibabel.load(file).dataobj) for file in found)
     # The same network on the same image, but CUDA need not add up in the same order twice.
@@ -124,9 +163,29 @@ def test_a_classifier_is_trained_and_evaluated(images: Path, tmp_path: Path) -> 
 
     run = tmp_path / "run"
     classify(
-        ["train", "--data", str(images), "--output", str(run), "--image-size", "40", "--epochs", "3", "--batch-size",
-         "8", "--steps", "4", "--learning-rate", "0.001", "--method", "ima", "--noise-max", "3", *FLAG]
-    )  # fmt: skip
+        [
+            "train",
+            "--data",
+            str(images),
+            "--output",
+            str(run),
+            "--image-size",
+            "40",
+            "--epochs",
+            "3",
+            "--batch-size",
+            "8",
+            "--steps",
+            "4",
+            "--learning-rate",
+            "0.001",
+            "--method",
+            "ima",
+            "--noise-max",
+            "3",
+            *FLAG,
+        ]
+    )
     state: dict[str, Any] = torch.load(run / "checkpoint_final.pth", weights_only=True, map_location="cpu")
     assert state
     classify(["eval", "--model", str(run), "--noise", "1", "--steps", "5", *FLAG])

@@ -24,9 +24,12 @@ from tests.gpu.device import DEVICE, GPU, ON_CUDA, cuda_only
 pytestmark = GPU
 
 SETTINGS = {
-    "ima": {"margin_step": 1.0}, "ddn": {"steps": 4}, "iaat": {"warm_up": 0}, "mail": {"burn_in": 0},
+    "ima": {"margin_step": 1.0},
+    "ddn": {"steps": 4},
+    "iaat": {"warm_up": 0},
+    "mail": {"burn_in": 0},
     "gairat": {"burn_in": 0},
-}  # fmt: skip
+}
 LABELS = [method.label for word, method in methods().items() if word != "ce"]
 
 

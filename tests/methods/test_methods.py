@@ -402,8 +402,9 @@ def test_a_level_is_asked_for(word: str) -> None:
 
 def test_settings_from_the_command_line() -> None:
     assert parse_settings(["trades.beta=1", "mail.margin=natural", "trades.random_start=true"]) == {
-        "trades": {"beta": 1, "random_start": True}, "mail": {"margin": "natural"},
-    }  # fmt: skip
+        "trades": {"beta": 1, "random_start": True},
+        "mail": {"margin": "natural"},
+    }
     with pytest.raises(UserError, match=r"--set beta=1: write METHOD\.NAME=VALUE"):
         parse_settings(["beta=1"])
 

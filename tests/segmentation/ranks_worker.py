@@ -29,8 +29,9 @@ def train_all(rank: int, workspace: Workspace, folder: Path) -> None:
     trainers = {label: _built(rank, workspace, label, network) for label in LABELS}
     trainers[WITH_BATCH_NORM] = _built(rank, workspace, "IMA", with_batch_norm(network))
     # A rank that waits for one that does not come shall fail, not hang.
-    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=WORLD,
-                            timeout=timedelta(seconds=60))  # fmt: skip
+    dist.init_process_group(
+        "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=WORLD, timeout=timedelta(seconds=60)
+    )
     found: dict[str, Any] = {}
     for label, trainer in trainers.items():
         try:

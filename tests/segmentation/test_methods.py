@@ -11,18 +11,22 @@ from torch import Tensor
 from nnunet_ima.methods import gairat, mail
 from nnunet_ima.methods.adaptive import Adaptive
 from nnunet_ima.methods.divergence import average, divergence, runner_up, true_probability
-from nnunet_ima.segmentation.dice import SegmentationObjective
 from nnunet_ima.segmentation.discovery import nnunet_ima_trainers
 from nnunet_ima.segmentation.loader import slice_ids
+from nnunet_ima.segmentation.objectives.dice import SegmentationObjective
 from nnunet_ima.segmentation.trainer import nnUNetTrainerIMA
 from nnunet_ima.segmentation.trainers import trainer_named
 from tests.conftest import Workspace
 from tests.segmentation.trainers import LABELS, attack_from_the_first_step, batches, build, copied, started
 
 BLOCK = {
-    "noise_max": 20.0, "epochs": 4, "iterations": 2, "val_iterations": 1, "attack_precision": "float32",
+    "noise_max": 20.0,
+    "epochs": 4,
+    "iterations": 2,
+    "val_iterations": 1,
+    "attack_precision": "float32",
     "methods": {"ddn": {"steps": 4}, "iaat": {"warm_up": 0}, "mail": {"burn_in": 0}, "gairat": {"burn_in": 0}},
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("label", LABELS)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from nnunet_ima.segmentation.finding import DISCOVERY
+from nnunet_ima.nnunet.trainer_search import DISCOVERY
 from nnunet_ima.segmentation.plain_trainer import nnUNetTrainerPlain
 from nnunet_ima.segmentation.pretrained import HEADS, load_with_heads
 from nnunet_ima.segmentation.trainer import nnUNetTrainerIMA
@@ -67,9 +67,19 @@ def test_what_cannot_be_loaded_is_said_in_one_sentence(in_process: Workspace, st
 def _train(workspace: Workspace, trainer: str, *flags: str) -> subprocess.CompletedProcess[str]:
     workspace.write_plans("nnUNetPlansPretrained", SHORT)
     return workspace.run(
-        "nnUNetv2_train", "D902", "2d", "0", "-tr", trainer, "-p", "nnUNetPlansPretrained", "-device", "cpu", *flags,
+        "nnUNetv2_train",
+        "D902",
+        "2d",
+        "0",
+        "-tr",
+        trainer,
+        "-p",
+        "nnUNetPlansPretrained",
+        "-device",
+        "cpu",
+        *flags,
         nnUNet_extTrainer=str(DISCOVERY),
-    )  # fmt: skip
+    )
 
 
 @pytest.mark.slow

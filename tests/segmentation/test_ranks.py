@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch.multiprocessing.spawn import spawn
 
-from nnunet_ima.margins import MarginStore, Outcomes
-from nnunet_ima.segmentation.ranks import gathered
+from nnunet_ima.methods.margins import MarginStore, Outcomes
+from nnunet_ima.nnunet.ranks import gathered
 from tests.conftest import Workspace
 from tests.segmentation import ranks_worker
 from tests.segmentation.trainers import LABELS

@@ -68,13 +68,24 @@ def test_a_block_that_is_none_is_refused(block: Any) -> None:
 
 
 BAD: list[tuple[str, Any]] = [
-    ("noise_max", -1), ("noise_max", math.inf), ("noise_max", math.nan), ("noise_max", "15"), ("noise_max", True),
-    ("norm", "l1"), ("norm", None),
-    ("threshold", -0.1), ("threshold", 1.5),
-    ("dice", "median"), ("dice", ["mean"]),
-    ("epochs", 0), ("epochs", 1.5), ("iterations", 0), ("val_iterations", -3), ("val_iterations", "5"),
+    ("noise_max", -1),
+    ("noise_max", math.inf),
+    ("noise_max", math.nan),
+    ("noise_max", "15"),
+    ("noise_max", True),
+    ("norm", "l1"),
+    ("norm", None),
+    ("threshold", -0.1),
+    ("threshold", 1.5),
+    ("dice", "median"),
+    ("dice", ["mean"]),
+    ("epochs", 0),
+    ("epochs", 1.5),
+    ("iterations", 0),
+    ("val_iterations", -3),
+    ("val_iterations", "5"),
     ("attack_precision", "float16"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("key", "value"), BAD)
@@ -90,13 +101,24 @@ def test_every_key_has_been_tried_with_a_bad_value() -> None:
 
 
 OF_IMA: list[tuple[str, Any]] = [
-    ("margin_step", -0.1), ("margin_step", math.inf),
-    ("beta", -0.1), ("beta", 1.1), ("beta", None), ("beta", math.nan),
-    ("steps", 0), ("steps", 2.0), ("steps", None), ("steps", True),
-    ("alpha", -1.0), ("alpha", math.inf), ("alpha", None),
-    ("bisections", -1), ("bisections", 1.5),
-    ("random_start", 1), ("random_start", "true"),
-]  # fmt: skip
+    ("margin_step", -0.1),
+    ("margin_step", math.inf),
+    ("beta", -0.1),
+    ("beta", 1.1),
+    ("beta", None),
+    ("beta", math.nan),
+    ("steps", 0),
+    ("steps", 2.0),
+    ("steps", None),
+    ("steps", True),
+    ("alpha", -1.0),
+    ("alpha", math.inf),
+    ("alpha", None),
+    ("bisections", -1),
+    ("bisections", 1.5),
+    ("random_start", 1),
+    ("random_start", "true"),
+]
 
 
 @pytest.mark.parametrize(("key", "value"), OF_IMA)
@@ -128,11 +150,7 @@ def test_a_level_in_the_trainers_name_wins_over_the_plans() -> None:
 
 
 @pytest.mark.parametrize(
-    "block",
-    [
-        {"noise_max": 0, "threshold": 0},
-        {"threshold": 1, "epochs": 1, "iterations": 1, "val_iterations": 1},
-    ],
+    "block", [{"noise_max": 0, "threshold": 0}, {"threshold": 1, "epochs": 1, "iterations": 1, "val_iterations": 1}]
 )
 def test_the_limits_themselves_are_allowed(block: dict[str, Any]) -> None:
     own = {"beta": 0, "margin_step": 0, "bisections": 0, "steps": 1}
@@ -145,7 +163,7 @@ def test_the_limits_themselves_are_allowed(block: dict[str, Any]) -> None:
 def test_the_papers_settings_by_data_set(dataset: int, noise_max: float, step: float) -> None:
     assert paper_settings(dataset) == Settings(
         noise_max=noise_max, epochs=50, iterations=50, methods={"ima": {"margin_step": step}}
-    )  # fmt: skip
+    )
 
 
 def test_the_paper_knows_three_data_sets_only() -> None:

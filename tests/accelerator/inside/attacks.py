@@ -12,9 +12,9 @@ from nnunet_ima.attacks.apgd import SCHEDULE
 from nnunet_ima.attacks.ball import Norm
 from nnunet_ima.attacks.ddn import ddn
 from nnunet_ima.attacks.walk import walk
-from nnunet_ima.segmentation.dice import SegmentationObjective
-from nnunet_ima.segmentation.ensemble import STRONG
-from nnunet_ima.segmentation.weighted import CosPGDObjective, SegPGDObjective, VanishObjective
+from nnunet_ima.segmentation.objectives.dice import SegmentationObjective
+from nnunet_ima.segmentation.objectives.ensemble import STRONG
+from nnunet_ima.segmentation.objectives.weighted import CosPGDObjective, SegPGDObjective, VanishObjective
 from tests.accelerator.backend import NAME
 from tests.accelerator.device import Accelerator
 from tests.models import generators
@@ -26,27 +26,39 @@ Attack = Callable[..., Tensor]
 ATTACKS: dict[str, Attack] = {
     "pgd": lambda *given, draws, **told: pgd(*given, steps=3, generator=draws, **told),
     "bpgd": lambda *given, draws, **told: bpgd(*given, steps=3, bisections=2, **told).x,
-    "bpgd from a random start": lambda *given, draws, **told: bpgd(
-        *given, steps=3, bisections=2, random_start=True, generator=draws, **told
-    ).last_correct,
+    "bpgd from a random start": lambda *given, draws, **told: (
+        bpgd(*given, steps=3, bisections=2, random_start=True, generator=draws, **told).last_correct
+    ),
     "apgd": lambda *given, draws, **told: apgd(*given, steps=6, generator=draws, **told),
     "apgd in phases": lambda *given, draws, **told: apgd(*given, steps=6, schedule=SCHEDULE, generator=draws, **told),
-    "walk": lambda *given, draws, **told: walk(
-        *given, steps=3, patience=1, random_start=True, generator=draws,
-        breakable=torch.tensor([True] * SAMPLES).to(given[1].device), **told
-    ).x,
+    "walk": lambda *given, draws, **told: (
+        walk(
+            *given,
+            steps=3,
+            patience=1,
+            random_start=True,
+            generator=draws,
+            breakable=torch.tensor([True] * SAMPLES).to(given[1].device),
+            **told,
+        ).x
+    ),
     "ddn": lambda model, x, y, level, draws, norm, **told: ddn(model, x, y, steps=4, **told),
     "square": lambda *given, draws, **told: square(*given, steps=6, generator=draws, **told),
     "spsa": lambda *given, draws, **told: spsa(*given, steps=2, samples=8, generator=draws, **told),
-}  # fmt: skip
+}
 OBJECTIVES: dict[str, type[SegmentationObjective]] = {
-    "dice": SegmentationObjective, "segpgd": SegPGDObjective, "cospgd": CosPGDObjective, "vanish": VanishObjective,
+    "dice": SegmentationObjective,
+    "segpgd": SegPGDObjective,
+    "cospgd": CosPGDObjective,
+    "vanish": VanishObjective,
     **STRONG,
-}  # fmt: skip
+}
 LAYOUTS = {
-    "labels": (2, False, None), "ignored pixels": (2, False, 3), "regions": (2, True, None),
+    "labels": (2, False, None),
+    "ignored pixels": (2, False, 3),
+    "regions": (2, True, None),
     "regions and ignored pixels": (2, True, 3),
-}  # fmt: skip
+}
 RULES = ("mean", "max", "merged")
 
 
@@ -113,9 +125,12 @@ def classified(objective: Objective) -> tuple[nn.Module, Tensor, Tensor, Objecti
 
 
 def attacked(
-    name: str, norm: tuple[Norm, float], device: str, case: tuple[nn.Module, Tensor, Tensor, Any] | None = None,
+    name: str,
+    norm: tuple[Norm, float],
+    device: str,
+    case: tuple[nn.Module, Tensor, Tensor, Any] | None = None,
     bounds: tuple[float, float] | None = None,
-) -> Tensor:  # fmt: skip
+) -> Tensor:
     """What an attack makes of a case on a device."""
     model, x, y, objective = case or segmented("dice", "ignored pixels")
     told = {"objective": objective, "norm": norm[0], "bounds": bounds, "draws": generators(list(range(SAMPLES)))}

@@ -31,8 +31,13 @@ def images(count: int = 4) -> Images:
 def training(word: str, folder: Path, scale: float = 2.0**8) -> Any:
     """A run on the device as it is on CUDA: autocast to float16, a gradient scaler."""
     few: dict[str, Any] = {} if word == "ce" else {"steps": 3}
-    few |= {"iaat": {"warm_up": 0}, "mail": {"burn_in": 0}, "mailtrades": {"burn_in": 0}, "mailmart": {"burn_in": 0},
-            "gairat": {"burn_in": 0}}.get(word, {})  # fmt: skip
+    few |= {
+        "iaat": {"warm_up": 0},
+        "mail": {"burn_in": 0},
+        "mailtrades": {"burn_in": 0},
+        "mailmart": {"burn_in": 0},
+        "gairat": {"burn_in": 0},
+    }.get(word, {})
     level = None if word in ("ce", "smd", "iaat") else 2.0
     settings = Settings(word, 2, SIZE, batch_size=4, noise_max=level, method_settings=few)
     made = Training(settings, folder, images(), images(), ["upper", "lower"], torch.device(NAME))
@@ -72,8 +77,11 @@ def test_an_epoch_its_checkpoint_and_an_overflow(word: str, tmp_path: Path, devi
     assert again.epoch == 2
 
 
-NAMES = [pytest.param(name, marks=[] if name == "pgd" else pytest.mark.slow) for name in attacks(2, "l2")
-         if name not in FOOLBOX]  # fmt: skip
+NAMES = [
+    pytest.param(name, marks=[] if name == "pgd" else pytest.mark.slow)
+    for name in attacks(2, "l2")
+    if name not in FOOLBOX
+]
 
 
 @pytest.mark.parametrize("name", NAMES)

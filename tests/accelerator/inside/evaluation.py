@@ -9,11 +9,11 @@ import torch
 
 from nnunet_ima.evaluation.audit import _Auditor
 from nnunet_ima.evaluation.corruptions import CORRUPTIONS, corruption
-from nnunet_ima.evaluation.names import ATTACK_NAMES
+from nnunet_ima.evaluation.noise_names import ATTACK_NAMES
 from nnunet_ima.evaluation.noises import Settings, Target, attack, random_noise
-from nnunet_ima.evaluation.robustness import sweep
-from nnunet_ima.evaluation.slices import Slice
-from nnunet_ima.evaluation.tiles import TiledNetwork
+from nnunet_ima.evaluation.sweep import sweep
+from nnunet_ima.segmentation.cases.slices import Slice
+from nnunet_ima.segmentation.cases.tiles import TiledNetwork
 from tests.accelerator.backend import NAME
 from tests.accelerator.device import Accelerator
 from tests.accelerator.inside.attacks import Bright
@@ -33,8 +33,10 @@ def subject(shape: tuple[int, int], device: str) -> tuple[Target, list[Slice]]:
     drawn = torch.randn(2, 1, *shape, generator=torch.Generator().manual_seed(3))
     with torch.no_grad():
         references = TiledNetwork(network, PATCH)(drawn).argmax(1, keepdim=True).to(torch.int16)
-    slices = [Slice("case", row, image, reference) for row, (image, reference) in
-              enumerate(zip(drawn, references, strict=True))]  # fmt: skip
+    slices = [
+        Slice("case", row, image, reference)
+        for row, (image, reference) in enumerate(zip(drawn, references, strict=True))
+    ]
     tiled, surrogate = (TiledNetwork(one.to(device), PATCH) for one in (network, other))
     return Target(tiled, LABELS, surrogate), slices
 

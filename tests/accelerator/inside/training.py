@@ -25,7 +25,7 @@ from tests.segmentation.trainers import (
     copied,
     narrowest,
     started,
-)  # fmt: skip
+)
 
 BLOCK = {"noise_max": 20.0, "epochs": 4, "iterations": 2, "val_iterations": 1, "methods": QUICK}
 
@@ -53,8 +53,9 @@ def weights(trainer: Any) -> dict[str, torch.Tensor]:
     return {name: value.cpu() for name, value in trainer.network.state_dict().items()}
 
 
-@pytest.mark.parametrize("label", [pytest.param(label, marks=[] if label == "IMA" else pytest.mark.slow)
-                                   for label in LABELS])  # fmt: skip
+@pytest.mark.parametrize(
+    "label", [pytest.param(label, marks=[] if label == "IMA" else pytest.mark.slow) for label in LABELS]
+)
 def test_a_training_step_an_epoch_and_its_checkpoint(
     label: str, in_process: Workspace, device: Accelerator, tmp_path: Path
 ) -> None:
@@ -80,8 +81,9 @@ def test_a_training_step_an_epoch_and_its_checkpoint(
         assert torch.isfinite(again.ima.store.margins).all() and (trainer.ima.store.visits > 0).any()
 
 
-@pytest.mark.parametrize("label", [pytest.param(label, marks=[] if label == "IMA" else pytest.mark.slow)
-                                   for label in LABELS])  # fmt: skip
+@pytest.mark.parametrize(
+    "label", [pytest.param(label, marks=[] if label == "IMA" else pytest.mark.slow) for label in LABELS]
+)
 def test_a_step_whose_gradients_overflow_changes_nothing(
     label: str, in_process: Workspace, device: Accelerator
 ) -> None:

@@ -1,0 +1,1 @@
+"""Pure numbers for both tasks: robustness indices, intervals, paired tests, surface distances."""

@@ -1,0 +1,1 @@
+"""The bridge to nnU-Net: names of data sets, plans, how it finds the trainers, checkpoints, ranks, export."""

@@ -1,0 +1,1 @@
+"""How an evaluation is shown, for both tasks: tables, curves, pictures, pages."""

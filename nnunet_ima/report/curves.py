@@ -1,0 +1,70 @@
+"""Dice against noise, drawn: a colour per model, a dash per attack, dots for random noise."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from nnunet_ima.evaluation.summary import number
+from nnunet_ima.plots import new_figure
+from nnunet_ima.report.tables import FIGURES, names
+
+COLORS = ("#2166ac", "#d6604d", "#1b7837", "#762a83", "#8c510a", "#4d4d4d")
+"""Apart for colour-blind eyes, and in print."""
+DASHES = ("--", "-.", (0, (1, 1)), (0, (5, 5)), (0, (3, 1, 1, 1)), (0, (8, 2)))
+PANELS = 5
+
+
+def noise_curves(models: Sequence[dict[str, Any]]) -> Any:
+    """TVDI and ADI against the noise level, bands for the 95 % intervals; a matplotlib figure."""
+    figure = new_figure(9.6, 4.2)
+    for axes, (key, title) in zip(figure.subplots(1, 2, sharey=True), FIGURES, strict=True):
+        for number_, (name, model) in enumerate(zip(names(models), models, strict=True)):
+            _curve(axes, key, name, model, COLORS[number_ % len(COLORS)])
+        unit = "L2 norm, SD" if models[0]["norm"] == "l2" else "largest change of a pixel, SD"
+        axes.set(xlabel=f"noise level ({unit})", title=title, ylim=(0, 100))
+        axes.grid(alpha=0.3)
+    _legend(figure)
+    return figure
+
+
+def _legend(figure: Any) -> None:
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize=8)
+
+
+def _curve(axes: Any, key: str, name: str, model: dict[str, Any], color: str) -> None:
+    noise = [level["noise"] for level in model["levels"]]
+    values = [number(level[key]) for level in model["levels"]]
+    axes.plot(noise, values, "o-", color=color, label=f"{name}: {model['attack']}")
+    low, high = zip(*(map(number, level[f"{key}_interval"]) for level in model["levels"]), strict=True)
+    axes.fill_between(noise, low, high, color=color, alpha=0.15, linewidth=0)
+    dashes = iter(DASHES)
+    for other, found in model["others"].items():
+        values = [number(level[key]) for level in found["levels"]]
+        if found["family"] == "control":
+            axes.plot(noise, values, ":", color=color, alpha=0.6, label=f"{name}: random noise")
+        else:
+            dash = next(dashes, "--")
+            axes.plot(noise, values, linestyle=dash, marker=".", color=color, label=f"{name}: {other}")
+
+
+def corruption_curves(models: Sequence[dict[str, Any]]) -> Any:
+    """ADI against severity, one small panel per corruption; a matplotlib figure, None where there are none."""
+    kinds = list(models[0]["corruptions"])
+    if not kinds:
+        return None
+    columns = min(PANELS, len(kinds))
+    rows = -(-len(kinds) // columns)
+    figure = new_figure(9.6, 2.2 * rows + 0.4)
+    panels = list(figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flat)
+    for axes, kind in zip(panels, kinds, strict=False):
+        for number_, (name, model) in enumerate(zip(names(models), models, strict=True)):
+            levels = model["corruptions"][kind]["levels"]
+            severities, values = zip(*((level["severity"], number(level["adi"])) for level in levels), strict=True)
+            axes.plot(severities, values, "o-", color=COLORS[number_ % len(COLORS)], markersize=3, label=name)
+        axes.set_title(kind, fontsize=9)
+        axes.set(ylim=(0, 100), xticks=range(6))
+        axes.grid(alpha=0.3)
+    for axes in panels[len(kinds) :]:
+        axes.axis("off")
+    _legend(figure)
+    return figure

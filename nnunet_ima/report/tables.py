@@ -1,0 +1,151 @@
+"""What the noise sweep found: the table on the terminal, `results.json` and `slices.csv`."""
+
+import csv
+import json
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from nnunet_ima.evaluation.summary import METRICS
+from nnunet_ima.evaluation.sweep import Sweep
+from nnunet_ima.files import replacing
+from nnunet_ima.metrics.comparison import MEAN, compare
+
+FIGURES = (("tvdi", "TVDI (%): Dice of all voxels"), ("adi", "ADI (%): mean Dice of the slices"))
+FAILED = ("failed", "Slices that fail (%): Dice of 60 % or less")
+CELL = 12
+
+
+def results(models: Sequence[dict[str, Any]], settings: dict[str, Any], run: dict[str, Any]) -> dict[str, Any]:
+    """Everything that `results.json` and the report hold. settings: what repeats the run; run: when, where, how
+    long (all that differs when it is repeated)."""
+    return {
+        "models": list(models),
+        "comparisons": compare(models),
+        "settings": settings,
+        "versions": {name: version(name) for name in ("nnunet-ima", "nnunetv2", "torch", "numpy")},
+        "run": run,
+    }
+
+
+def write_results(folder: Path, content: dict[str, Any]) -> None:
+    """`results.json`: figures, settings and versions of one or several models."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with replacing(folder / "results.json") as path:
+        path.write_text(json.dumps(content, indent=2) + "\n")
+
+
+def write_slices(folder: Path, found: Sweep, classes: Sequence[str]) -> None:
+    """`slices.csv`: one line per slice, noise (pgd, ..., random, corruptions), its family, level and class."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with replacing(folder / "slices.csv") as path, path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["case", "slice", "noise", "family", "level", "class", "tp", "fp", "fn", "perturbation_norm"])
+        for one in found.found.values():
+            for row, level in enumerate(one.levels):
+                for column, (case, index) in enumerate(found.slices):
+                    head = [case, index, one.noise.name, one.noise.family, f"{level:g}"]
+                    for name, counts in zip(classes, one.counts[row, column].tolist(), strict=True):
+                        writer.writerow([*head, name, *counts, f"{one.norms[row, column]:.6g}"])
+
+
+def names(models: Sequence[dict[str, Any]]) -> list[str]:
+    """The trainers, with their plans where one trainer occurs more than once."""
+    trainers = [model["trainer"] for model in models]
+    return [
+        f"{model['trainer']} ({model['plans']})" if trainers.count(model["trainer"]) > 1 else model["trainer"]
+        for model in models
+    ]
+
+
+def table(models: Sequence[dict[str, Any]]) -> str:
+    """The paper's table: models by noise level, TVDI then ADI, in percent, with intervals and the other noises; then
+    the failures, the corruptions and the comparison of the models."""
+    labels, levels = names(models), models[0]["levels"]
+    corruptions = [f"  {name}" for model in models for name in model["corruptions"]]
+    width = max(map(len, [*labels, *corruptions, "RMS per pixel (SD)"])) + 1
+    head = [
+        "noise".ljust(width) + "".join(f"{level['noise']:>{CELL}g}" for level in levels),
+        "RMS per pixel (SD)".ljust(width) + "".join(f"{level['rms_per_pixel']:>{CELL}.3f}" for level in levels),
+    ]
+    lines = []
+    for key, title in (*FIGURES, FAILED):
+        lines += ["", title, *head]
+        for label, model in zip(labels, models, strict=True):
+            lines.append(label.ljust(width) + _cells(model["levels"], key))
+            if key in METRICS:
+                limits = [level[f"{key}_interval"] for level in model["levels"]]
+                lines.append("  95 % interval".ljust(width) + "".join(_interval_cell(*limit) for limit in limits))
+                lines += [
+                    f"  {_called(name)}".ljust(width) + _cells(one["levels"], key)
+                    for name, one in model["others"].items()
+                ]
+    lines += ["", "Noise level at which half of the slices fail"]
+    lines += [name.ljust(width) + _half_cell(model) for name, model in zip(labels, models, strict=True)]
+    more = [_volume_lines, _corruption_lines, _comparison_lines]
+    return "\n".join([*lines, *(line for part in more for line in part(labels, models, width))])
+
+
+def _called(noise: str) -> str:
+    return "random noise" if noise == "random" else noise
+
+
+def _cells(levels: Sequence[dict[str, Any]], key: str) -> str:
+    return "".join(_cell(level[key]) for level in levels)
+
+
+def _corruption_lines(labels: Sequence[str], models: Sequence[dict[str, Any]], width: int) -> list[str]:
+    if not models[0]["corruptions"]:
+        return []
+    lines = ["", "ADI (%) under noise that happens, by severity"]
+    lines.append("severity".ljust(width) + "".join(f"{severity:>{CELL}}" for severity in range(6)))
+    for label, model in zip(labels, models, strict=True):
+        lines.append(label)
+        lines += [f"  {name}".ljust(width) + _cells(one["levels"], "adi") for name, one in model["corruptions"].items()]
+    return lines
+
+
+def _volume_lines(labels: Sequence[str], models: Sequence[dict[str, Any]], width: int) -> list[str]:
+    if not models[0].get("volumes"):
+        return []
+    lines = ["", "Whole cases predicted by nnU-Net itself: Dice (%), mean of the structures"]
+    for label, model in zip(labels, models, strict=True):
+        lines.append(label.ljust(width) + _cells(model["volumes"], "foreground_dice"))
+        for key, name in (("nsd", "  NSD (%)"), ("hd95_mm", "  HD95 (mm)")):
+            lines += [name.ljust(width) + _cells(model["volumes"], key)] if key in model["volumes"][0] else []
+    return lines
+
+
+def _half_cell(model: dict[str, Any]) -> str:
+    level = model["half_failure_level"]
+    return f"{'above ' + format(model['levels'][-1]['noise'], 'g') if level is None else format(level, '.2g'):>{CELL}}"
+
+
+def _comparison_lines(labels: Sequence[str], models: Sequence[dict[str, Any]], width: int) -> list[str]:
+    rows = [row for row in compare(models) if row["class"] == MEAN]
+    if not rows:
+        return []
+    lines = ["", "Difference of the cases' ADI (percent points); paired Wilcoxon test, p after Holm"]
+    for row in rows:
+        pair = f"{labels[row['first']]} - {labels[row['second']]}"
+        lines.append(f"  noise {row['noise']:g}: {pair} {row['mean']:+.1f}, p = {row['p']:.2g} ({row['cases']} cases)")
+    return lines
+
+
+def _cell(value: float | None) -> str:
+    return f"{'none' if value is None else format(value, '.2f'):>{CELL}}"
+
+
+def _interval_cell(low: float | None, high: float | None) -> str:
+    return f"{'none' if low is None or high is None else f'{low:.1f}-{high:.1f}':>{CELL}}"
+
+
+def audit_lines(models: Sequence[dict[str, Any]]) -> list[str]:
+    """The checks of `--audit`, per model; empty where none were asked for."""
+    lines = []
+    for label, model in zip(names(models), models, strict=True):
+        checks = model.get("audit") or []
+        lines += ["", f"Checks of the attack: {label}"] if checks else []
+        lines += [f"  {check['verdict']}  {check['name']}: {check['figure']}" for check in checks]
+    return lines

@@ -1,0 +1,1 @@
+"""What is evaluated: trained models, their cases, slices and tiles."""

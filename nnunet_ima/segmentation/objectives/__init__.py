@@ -1,0 +1,1 @@
+"""What an attack sees of a slice: losses, Dice, correctness."""

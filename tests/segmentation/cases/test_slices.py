@@ -1,0 +1,101 @@
+"""Slices and tiles against nnU-Net's own predictor, on a real preprocessed data set."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+
+from nnunet_ima.errors import UserError
+from nnunet_ima.segmentation.cases.slices import Slice, _qualifying, batches, choose_cases, held_out_cases
+from nnunet_ima.segmentation.cases.tiles import TiledNetwork
+from tests.conftest import Workspace
+
+HELD_OUT = [f"case_{number}" for number in range(10)]
+
+
+def test_held_out_cases_are_those_of_nnunets_split(in_process: Workspace) -> None:
+    folds = [held_out_cases(in_process.preprocessed, "nnUNetPlans_2d", str(fold)) for fold in range(5)]
+    assert sorted(case for cases in folds for case in cases) == held_out_cases(
+        in_process.preprocessed, "nnUNetPlans_2d", "all"
+    )
+
+
+def test_missing_preprocessed_data_is_named(in_process: Workspace) -> None:
+    with pytest.raises(UserError, match="nnUNetv2_plan_and_preprocess"):
+        held_out_cases(in_process.preprocessed, "nnUNetPlans_3d_fullres", "0")
+
+
+def test_the_papers_parts_and_names() -> None:
+    assert choose_cases(HELD_OUT, "heldout") == HELD_OUT
+    assert choose_cases(HELD_OUT, "validation") == HELD_OUT[:3]
+    assert choose_cases(HELD_OUT, "test") == HELD_OUT[3:]
+    assert choose_cases(HELD_OUT, "case_4, case_2") == ["case_2", "case_4"]
+    with pytest.raises(UserError, match="case_77"):
+        choose_cases(HELD_OUT, "case_2,case_77")
+
+
+def test_d4_is_split_as_in_the_paper() -> None:
+    assert len(choose_cases([str(number) for number in range(52)], "test")) == 35
+
+
+def test_slices_that_count() -> None:
+    reference = np.zeros((4, 3, 3), dtype=np.int16)
+    reference[1, 0, 0] = 1
+    reference[2, 0, :2] = 1, 2
+    reference[3, 0, 0] = 3
+    assert _qualifying(reference, 3, "complete") == [2]
+    assert _qualifying(reference, 3, "foreground") == [1, 2]
+    assert _qualifying(reference, None, "foreground") == [1, 2, 3]
+    assert _qualifying(reference, None, "all") == [0, 1, 2, 3]
+    assert _qualifying(np.zeros((2, 3, 3), dtype=np.int16), None, "complete") == []
+
+
+def test_batches_hold_slices_of_one_shape_and_lose_none() -> None:
+    slices = [
+        Slice("case", number, torch.zeros(1, 4 + number % 2, 4), torch.zeros(1, 4 + number % 2, 4))
+        for number in range(9)
+    ]
+    made = batches(slices, 2)
+    assert all(len({item.image.shape for item in batch}) == 1 and len(batch) <= 2 for batch in made)
+    assert sorted(item.number for batch in made for item in batch) == list(range(9))
+
+
+@pytest.mark.parametrize("shape", [(64, 64), (80, 64), (150, 97), (40, 53), (31, 100), (90, 17)])
+def test_tiles_give_the_logits_of_nnunets_predictor(in_process: Workspace, shape: tuple[int, int]) -> None:
+    """nnU-Net accumulates in half precision, coarse where the Gaussian weights are small; ours in float32."""
+    predictor, network = _predictor(in_process)
+    torch.manual_seed(0)
+    volume = torch.randn(1, 2, *shape)
+    expected = predictor.predict_sliding_window_return_logits(volume).float()
+    with torch.no_grad():
+        found = TiledNetwork(network, (64, 64))(volume.transpose(0, 1)).transpose(0, 1)
+    torch.testing.assert_close(found, expected, rtol=0.01, atol=0.03)
+
+
+def test_gradients_reach_every_pixel_of_a_tiled_slice(in_process: Workspace) -> None:
+    _, network = _predictor(in_process)
+    image = torch.randn(1, 1, 100, 70, requires_grad=True)
+    TiledNetwork(network, (64, 64))(image).square().sum().backward()
+    assert image.grad is not None and (image.grad != 0).all()
+
+
+def _predictor(workspace: Workspace) -> tuple[nnUNetPredictor, Any]:
+    """nnU-Net's predictor with an untrained network of the data set's plan."""
+    import json
+
+    from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+    from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+    plans = PlansManager(workspace.plans())
+    configuration = plans.get_configuration("2d")
+    dataset_json = json.loads((workspace.preprocessed / "dataset.json").read_text())
+    torch.manual_seed(0)
+    heads = plans.get_label_manager(dataset_json).num_segmentation_heads
+    network = nnUNetTrainer.build_network_architecture(plans, configuration, 1, heads, enable_deep_supervision=False)
+    predictor = nnUNetPredictor(
+        use_mirroring=False, perform_everything_on_device=False, device=torch.device("cpu"), allow_tqdm=False
+    )
+    predictor.manual_initialization(network, plans, configuration, None, dataset_json, "nnUNetTrainer", None)
+    return predictor, network.eval()
