@@ -5,11 +5,11 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from typing_extensions import Unpack
 
 from nnunet_ima.attacks import ball
-from nnunet_ima.attacks.ball import Generators, Norm
 from nnunet_ima.attacks.frozen import Model, frozen, input_gradient, steady
-from nnunet_ima.attacks.objective import CrossEntropy, Objective
+from nnunet_ima.attacks.threat import Common, Threat
 from nnunet_ima.attacks.worst import Worst, scores, still_rising
 
 MOMENTUM = 0.75
@@ -25,13 +25,10 @@ def apgd(
     y: Tensor,
     epsilon: float | Tensor,
     *,
-    objective: Objective | None = None,
-    norm: Norm = "l2",
     steps: int = 100,
     schedule: Sequence[tuple[float, float]] = ((1.0, 1.0),),
     random_start: bool = True,
-    bounds: tuple[float, float] | None = None,
-    generator: Generators = None,
+    **common: Unpack[Common],
 ) -> Tensor:
     """The worst point that Auto-PGD meets on its path, per sample; arguments and result as for `pgd`.
 
@@ -44,30 +41,27 @@ def apgd(
 
     Raises ValueError as `pgd` does, and for a schedule that does not end at epsilon.
     """
-    objective = objective or CrossEntropy()
-    ball.check_norm(norm)
+    threat = Threat.of(**common)
     if steps < 1:
         raise ValueError(f"steps must be at least 1, got {steps}.")
     if not schedule or schedule[-1][0] != 1.0:
         raise ValueError(f"schedule must end with the radius 1 (times epsilon), got {list(schedule)}.")
     x = x.detach()
     radius = ball.per_sample(epsilon, x, "epsilon")
-    first = schedule[0][0] * radius
-    start = ball.random_point(x, first, norm, generator) if random_start else torch.zeros_like(x)
     worst = Worst(x)
     active = torch.nonzero(radius > 0).squeeze(1)
-    point = x + start
+    point = x + threat.start(x, schedule[0][0] * radius, random_start)
     with frozen(model), torch.enable_grad():
         for (factor, _), length in zip(schedule, _lengths(steps, schedule), strict=True):
             if len(active) == 0:
                 break
-            phase = _Phase(model, x[active], y[active], factor * radius[active], objective, norm, bounds)
+            phase = _Phase(model, x[active], y[active], factor * radius[active], threat)
             seen = Worst(point[active])
             phase.climb(point[active], length, seen, within=factor == 1.0)
             point[active] = seen.point
             if factor == 1.0:
                 worst.update(active, seen.point, seen.score)
-                active = active[still_rising(worst.score[active], objective)]
+                active = active[still_rising(worst.score[active], threat.objective)]
     return torch.where(ball.broadcast(radius > 0, x), worst.point, x)
 
 
@@ -96,9 +90,7 @@ class _Phase:
     x: Tensor
     y: Tensor
     radius: Tensor
-    objective: Objective
-    norm: Norm
-    bounds: tuple[float, float] | None
+    threat: Threat
 
     def climb(self, start: Tensor, steps: int, seen: Worst, within: bool) -> None:
         """`steps` steps from `start`; the points met are entered into `seen`. within: the radius is that of the noise
@@ -128,7 +120,7 @@ class _Phase:
             largest[active] = torch.where(higher, progress, largest[active])
             peak[active] = torch.where(ball.broadcast(higher, point), point[active], peak[active])
             seen.update(active, point[active], score)
-            going = still_rising(score, self.objective) if within else slice(None)
+            going = still_rising(score, self.threat.objective) if within else slice(None)
             active, gradient = active[going], gradient[going]
             if number == steps or len(active) == 0:
                 break
@@ -151,14 +143,14 @@ class _Phase:
         """Direction of ascent at the active points, and their score: (N, 2) = badness and progress."""
         iterate, reference = point[active].requires_grad_(not at_end), self.y[active]
         logits = steady(self.model(iterate))
-        objective = self.objective.at(share)
+        objective = self.threat.objective.at(share)
         loss = objective.loss(logits, reference)
         score = scores(objective, logits, reference, objective.tracked(logits.detach(), reference, loss.detach()))
         if at_end:
             return torch.zeros_like(iterate), score
         gradient = input_gradient(loss, iterate, reference)
-        return ball.direction(gradient, self.norm), score
+        return self.threat.direction(gradient), score
 
     def _inside(self, point: Tensor, rows: Tensor) -> Tensor:
         x = self.x[rows]
-        return ball.step_inside(x, point - x, self.radius[rows], self.norm, self.bounds)
+        return self.threat.inside(x, point - x, self.radius[rows])

@@ -4,11 +4,11 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from typing_extensions import Unpack
 
 from nnunet_ima.attacks import ball
-from nnunet_ima.attacks.ball import Generators, Norm
 from nnunet_ima.attacks.frozen import Model, frozen, input_gradient, steady
-from nnunet_ima.attacks.objective import CrossEntropy, Objective
+from nnunet_ima.attacks.threat import Common, Threat
 
 
 @dataclass
@@ -37,15 +37,12 @@ def bpgd(
     y: Tensor,
     margin: float | Tensor,
     *,
-    objective: Objective | None = None,
-    norm: Norm = "l2",
     steps: int = 20,
     bisections: int = 10,
     alpha: float = 4.0,
     random_start: bool = False,
-    bounds: tuple[float, float] | None = None,
-    generator: Generators = None,
     clean_logits: Tensor | None = None,
+    **common: Unpack[Common],
 ) -> Boundary:
     """Follow N-PGD within `margin` until the first wrong point, then bisect the segment that crosses the boundary.
 
@@ -56,20 +53,19 @@ def bpgd(
     clean_logits: logits of `x`, computed from it by the same network with `x` requiring gradients: spares the
         first forward; their graph is kept, so that the caller can still train on it. Only sound where the network
         gives the same in train and in eval mode.
-    The other arguments are those of `pgd`.
+    The other arguments are those of `pgd`; common: see `Common`.
 
     Raises ValueError as `pgd` does, and if bisections is negative.
     """
-    objective = objective or CrossEntropy()
-    ball.check_norm(norm)
+    threat = Threat.of(**common)
     if steps < 1 or bisections < 0:
         raise ValueError(f"steps must be at least 1 and bisections not negative, got {steps} and {bisections}.")
     radius = ball.per_sample(margin, x, "margin")
     with frozen(model), torch.enable_grad():
-        search = _Search(model, x, y, radius, objective, norm, bounds)
+        search = _Search(model, x, y, radius, threat)
         search.start(clean_logits, wants_gradient=not random_start)
         if random_start:
-            search.start_at(x.detach() + ball.random_point(x.detach(), radius, norm, generator))
+            search.start_at(x.detach() + threat.start(x.detach(), radius, random=True))
         for step in range(1, steps + 1):
             if len(search.active) == 0:
                 break
@@ -81,18 +77,9 @@ def bpgd(
 class _Search:
     """The state of one BPGD call; `active` holds the indices of the samples that still walk."""
 
-    def __init__(
-        self,
-        model: Model,
-        x: Tensor,
-        y: Tensor,
-        radius: Tensor,
-        objective: Objective,
-        norm: Norm,
-        bounds: tuple[float, float] | None,
-    ) -> None:
-        self.model, self.y, self.radius = model, y, radius
-        self.objective, self.norm, self.bounds = objective, norm, bounds
+    def __init__(self, model: Model, x: Tensor, y: Tensor, radius: Tensor, threat: Threat) -> None:
+        self.model, self.y, self.radius, self.threat = model, y, radius, threat
+        self.objective = threat.objective
         self.clean_input = x
         self.x = x.detach()
         self.correct_end = self.x.clone()
@@ -114,15 +101,14 @@ class _Search:
 
     def start_at(self, start: Tensor) -> None:
         """A random start is tested as iterate 0 too: if it is wrong, the pair is (x, x_0)."""
-        self._visit(start[self.active] if self.bounds is None else start[self.active].clamp(*self.bounds), last=False)
+        bounds = self.threat.bounds
+        self._visit(start[self.active] if bounds is None else start[self.active].clamp(*bounds), last=False)
 
     def advance(self, share: float, last: bool) -> None:
         """One gradient step of `share` of the radius for every active sample, then a look at where it led."""
         x, radius = self.x[self.active], self.radius[self.active]
-        length = ball.broadcast(share * radius, x)
-        moved = self.correct_end[self.active] + length * ball.direction(self.gradient, self.norm) - x
         self.steps[self.active] += 1
-        self._visit(ball.step_inside(x, moved, radius, self.norm, self.bounds), last)
+        self._visit(self.threat.climbed(x, self.correct_end[self.active], radius, self.gradient, share), last)
 
     def _visit(self, point: Tensor, last: bool) -> None:
         """Look at one new point per active sample: who crossed leaves, the others get their next gradient."""
@@ -164,6 +150,6 @@ class _Search:
             last_correct=self.correct_end,
             correct=self.correct,
             crossed=self.crossed,
-            distance=ball.size(boundary - self.x, self.norm),
+            distance=ball.size(boundary - self.x, self.threat.norm),
             steps=self.steps,
         )

@@ -2,11 +2,11 @@
 
 import torch
 from torch import Tensor
+from typing_extensions import Unpack
 
 from nnunet_ima.attacks import ball
-from nnunet_ima.attacks.ball import Generators, Norm
 from nnunet_ima.attacks.frozen import Model, frozen, input_gradient, steady
-from nnunet_ima.attacks.objective import CrossEntropy, Objective
+from nnunet_ima.attacks.threat import Common, Threat
 from nnunet_ima.attacks.worst import Worst, scores, still_rising
 
 
@@ -16,39 +16,32 @@ def pgd(
     y: Tensor,
     epsilon: float | Tensor,
     *,
-    objective: Objective | None = None,
-    norm: Norm = "l2",
     steps: int = 20,
     alpha: float = 4.0,
     random_start: bool = True,
     start: Tensor | None = None,
-    bounds: tuple[float, float] | None = None,
-    generator: Generators = None,
+    **common: Unpack[Common],
 ) -> Tensor:
     """The worst point that N-PGD meets on its path, per sample; shape of `x`, within `epsilon` of it.
 
     model: any callable from images (N, C, ...) to logits (N, K, ...); an nn.Module is left exactly as it was.
     x, y: images in the units that the model sees, and their references.
     epsilon: noise level, one number or one per sample (N,), in the units of `x`; 0 returns the sample itself.
-    objective: per-sample loss and badness; default cross-entropy with argmax.
     steps, alpha: each step has the length alpha * epsilon / steps. `steps=1, alpha=1, random_start=False` is FGSM,
         `random_start=False` with more steps is I-FGSM.
     random_start: start uniformly in the volume of the ball instead of at `x`.
     start: start at x + start instead, (N, ...) as `x`.
-    bounds: intensities are clipped to (low, high); `x` should lie within.
-    generator: for the random start, one or one per sample.
+    common: objective, norm, bounds and generator, see `Common`.
 
     Raises ValueError for an unknown norm, negative or non-finite epsilon, or a wrong count.
     """
-    objective = objective or CrossEntropy()
-    ball.check_norm(norm)
+    threat = Threat.of(**common)
     if steps < 1:
         raise ValueError(f"steps must be at least 1, got {steps}.")
     x = x.detach()
     radius = ball.per_sample(epsilon, x, "epsilon")
-    if start is None:
-        start = ball.random_point(x, radius, norm, generator) if random_start else torch.zeros_like(x)
-    point = ball.step_inside(x, start, radius, norm, bounds)
+    start = threat.start(x, radius, random_start) if start is None else start
+    point = threat.inside(x, start, radius)
     worst = Worst(point)
     active = torch.nonzero(radius > 0).squeeze(1)
     with frozen(model), torch.enable_grad():
@@ -58,15 +51,13 @@ def pgd(
             iterate = point[active].requires_grad_(step < steps)
             reference = y[active]
             logits = steady(model(iterate))
-            loss = objective.at(step / steps).loss(logits, reference)
-            score = scores(objective, logits, reference, loss)
+            loss = threat.objective.at(step / steps).loss(logits, reference)
+            score = scores(threat.objective, logits, reference, loss)
             worst.update(active, iterate.detach(), score)
             if step == steps:
                 break
             gradient = input_gradient(loss, iterate, reference)
-            going = still_rising(score, objective)
+            going = still_rising(score, threat.objective)
             active, gradient = active[going], gradient[going]
-            length = ball.broadcast(alpha / steps * radius[active], x)
-            moved = point[active] + length * ball.direction(gradient, norm) - x[active]
-            point[active] = ball.step_inside(x[active], moved, radius[active], norm, bounds)
+            point[active] = threat.climbed(x[active], point[active], radius[active], gradient, alpha / steps)
     return torch.where(ball.broadcast(radius > 0, x), worst.point, x)

@@ -2,11 +2,12 @@
 
 import torch
 from torch import Tensor
+from typing_extensions import Unpack
 
 from nnunet_ima.attacks import ball
-from nnunet_ima.attacks.ball import Generators, Norm
 from nnunet_ima.attacks.frozen import Model, frozen
-from nnunet_ima.attacks.objective import CrossEntropy, Objective
+from nnunet_ima.attacks.objective import Objective
+from nnunet_ima.attacks.threat import Common, Threat
 from nnunet_ima.attacks.worst import Worst, scores, still_rising
 
 CHUNK = 128
@@ -19,14 +20,11 @@ def spsa(
     y: Tensor,
     epsilon: float | Tensor,
     *,
-    objective: Objective | None = None,
-    norm: Norm = "l2",
     steps: int = 20,
     alpha: float = 4.0,
     samples: int = 2048,
     probe: float = 0.01,
-    bounds: tuple[float, float] | None = None,
-    generator: Generators = None,
+    **common: Unpack[Common],
 ) -> Tensor:
     """The worst point that PGD meets on its path when it climbs estimated gradients; arguments and result as for `pgd`.
 
@@ -36,29 +34,29 @@ def spsa(
     It finds no slope that is not there, but where gradients are masked it climbs all the same. Costs
     steps * (samples + 1) forwards per sample, so that it is for few samples.
     """
-    objective = objective or CrossEntropy()
-    ball.check_norm(norm)
+    threat = Threat.of(**common)
     if steps < 1 or samples < 2:
         raise ValueError(f"steps must be at least 1 and samples at least 2, got {steps} and {samples}.")
     x = x.detach()
     radius = ball.per_sample(epsilon, x, "epsilon")
-    draws = ball.generators(x, generator)
+    draws = ball.generators(x, threat.generator)
     worst, point = Worst(x), x.clone()
     active = torch.nonzero(radius > 0).squeeze(1)
     with frozen(model), torch.no_grad():
         for step in range(steps + 1):
             if len(active) == 0:
                 break
-            worst.update(active, point[active], scores(objective, model(point[active]), y[active]))
-            active = active[still_rising(worst.score[active], objective)]
+            worst.update(active, point[active], scores(threat.objective, model(point[active]), y[active]))
+            active = active[still_rising(worst.score[active], threat.objective)]
             if step == steps or len(active) == 0:
                 break
             gradient = torch.stack(
-                [_estimate(model, point[row], y[row], objective, samples, probe, draws[row]) for row in active.tolist()]
+                [
+                    _estimate(model, point[row], y[row], threat.objective, samples, probe, draws[row])
+                    for row in active.tolist()
+                ]
             )
-            length = ball.broadcast(alpha / steps * radius[active], x)
-            moved = point[active] + length * ball.direction(gradient, norm) - x[active]
-            point[active] = ball.step_inside(x[active], moved, radius[active], norm, bounds)
+            point[active] = threat.climbed(x[active], point[active], radius[active], gradient, alpha / steps)
     return torch.where(ball.broadcast(radius > 0, x), worst.point, x)
 
 

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from typing_extensions import Unpack
 
 from nnunet_ima.attacks import ball
-from nnunet_ima.attacks.ball import Generators, Norm
 from nnunet_ima.attacks.frozen import Model, frozen
-from nnunet_ima.attacks.objective import CrossEntropy, Objective
+from nnunet_ima.attacks.threat import Common, Threat
 from nnunet_ima.attacks.worst import Worst, scores, still_rising
 
 SHARE = 0.8
@@ -17,34 +17,24 @@ SHARE = 0.8
 
 
 def square(
-    model: Model,
-    x: Tensor,
-    y: Tensor,
-    epsilon: float | Tensor,
-    *,
-    objective: Objective | None = None,
-    norm: Norm = "l2",
-    steps: int = 1000,
-    bounds: tuple[float, float] | None = None,
-    generator: Generators = None,
+    model: Model, x: Tensor, y: Tensor, epsilon: float | Tensor, *, steps: int = 1000, **common: Unpack[Common]
 ) -> Tensor:
     """The worst point that random search with squares finds within `steps` forwards, per sample.
 
     Arguments and result as for `pgd`; `x` must be images (N, C, H, W). A candidate is kept where it is worse than all
     before it (badness, then loss), so that only the model's outputs are asked for, never a gradient.
 
-    generator: one per sample keeps the search of a sample independent of its batch mates.
+    common: objective, norm, bounds and generator, see `Common`.
     """
-    objective = objective or CrossEntropy()
-    ball.check_norm(norm)
+    threat = Threat.of(**common)
     if steps < 1:
         raise ValueError(f"steps must be at least 1, got {steps}.")
     if x.ndim != 4:
         raise ValueError(f"x must be images of the shape (N, C, H, W), got {tuple(x.shape)}.")
     x = x.detach()
     radius = ball.per_sample(epsilon, x, "epsilon")
-    draws = ball.generators(x, generator)
-    search: type[_Search] = _L2 if norm == "l2" else _Linf
+    draws = ball.generators(x, threat.generator)
+    search: type[_Search] = _L2 if threat.norm == "l2" else _Linf
     worst = Worst(x)
     active = torch.nonzero(radius > 0).squeeze(1)
     with frozen(model), torch.no_grad():
@@ -57,9 +47,9 @@ def square(
             numbers = drawn.to(x.device, non_blocking=True)[active]
             proposal = search(worst.point[active] - x[active], radius[active], side, numbers)
             delta = proposal.begun() if step == 0 else proposal.moved()
-            point = ball.step_inside(x[active], delta, radius[active], norm, bounds)
-            worst.update(active, point, scores(objective, model(point), y[active]))
-            active = active[still_rising(worst.score[active], objective)]
+            point = threat.inside(x[active], delta, radius[active])
+            worst.update(active, point, scores(threat.objective, model(point), y[active]))
+            active = active[still_rising(worst.score[active], threat.objective)]
     return torch.where(ball.broadcast(radius > 0, x), worst.point, x)
 
 

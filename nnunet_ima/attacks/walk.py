@@ -4,11 +4,11 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from typing_extensions import Unpack
 
 from nnunet_ima.attacks import ball
-from nnunet_ima.attacks.ball import Generators, Norm
 from nnunet_ima.attacks.frozen import Model, frozen, input_gradient, steady
-from nnunet_ima.attacks.objective import CrossEntropy, Objective
+from nnunet_ima.attacks.threat import Common, Threat
 
 
 @dataclass
@@ -26,27 +26,22 @@ def walk(
     y: Tensor,
     epsilon: float | Tensor,
     *,
-    objective: Objective | None = None,
-    norm: Norm = "l2",
     steps: int = 10,
     alpha: float = 4.0,
     patience: int | None = None,
     breakable: Tensor | None = None,
     random_start: bool = False,
-    bounds: tuple[float, float] | None = None,
-    generator: Generators = None,
+    **common: Unpack[Common],
 ) -> Walk:
     """N-PGD from `x`; a sample stops after `patience` more steps once it is wrong (None: it takes all).
 
     breakable: bool (N,), which samples can be wrong at all; the others take all steps. Default: all.
-    The other arguments are those of `pgd`.
+    The other arguments are those of `pgd`; common: see `Common`.
     """
-    objective = objective or CrossEntropy()
-    ball.check_norm(norm)
+    threat = Threat.of(**common)
     x = x.detach()
     radius = ball.per_sample(epsilon, x, "epsilon")
-    start = ball.random_point(x, radius, norm, generator) if random_start else torch.zeros_like(x)
-    point = ball.step_inside(x, start, radius, norm, bounds)
+    point = threat.inside(x, threat.start(x, radius, random_start), radius)
     held = torch.zeros(len(x), dtype=torch.long, device=x.device)
     late = torch.zeros_like(held)
     active = torch.arange(len(x), device=x.device)
@@ -54,10 +49,10 @@ def walk(
         for _ in range(steps):
             iterate, reference = point[active].requires_grad_(True), y[active]
             logits = model(iterate)
-            right = objective.correct(logits.detach(), reference)
+            right = threat.objective.correct(logits.detach(), reference)
             if breakable is not None:
                 right = right | ~breakable[active]
-            gradient = input_gradient(objective.loss(steady(logits), reference), iterate, reference)
+            gradient = input_gradient(threat.objective.loss(steady(logits), reference), iterate, reference)
             held[active] += right
             late[active] += ~right
             if patience is not None:
@@ -65,6 +60,5 @@ def walk(
                 active, gradient = active[going], gradient[going]
             if not len(active):
                 break
-            moved = point[active] + ball.broadcast(alpha / steps * radius[active], x) * ball.direction(gradient, norm)
-            point[active] = ball.step_inside(x[active], moved - x[active], radius[active], norm, bounds)
+            point[active] = threat.climbed(x[active], point[active], radius[active], gradient, alpha / steps)
     return Walk(point, held)

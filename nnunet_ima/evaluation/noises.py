@@ -14,6 +14,7 @@ from nnunet_ima.attacks.apgd import SCHEDULE
 from nnunet_ima.attacks.ball import Norm
 from nnunet_ima.attacks.frozen import Model
 from nnunet_ima.attacks.precision import autocast, native_bfloat16
+from nnunet_ima.attacks.threat import Climbing, Common
 from nnunet_ima.attacks.worst import Worst, scores
 from nnunet_ima.segmentation.objectives.dice import SegmentationObjective
 from nnunet_ima.segmentation.objectives.ensemble import STRONG
@@ -87,6 +88,10 @@ class Noise:
         return self.make(target, x, y, level, draws)
 
 
+def _common(settings: Settings, objective: SegmentationObjective, draws: Draws) -> Common:
+    return {"objective": objective, "norm": settings.norm, "generator": draws}
+
+
 def _climbing(
     kind: type[SegmentationObjective],
     settings: Settings,
@@ -104,21 +109,16 @@ def _climbing(
     objective = target.objective(kind)
     if isinstance(objective, VanishObjective):
         objective = objective.making_vanish(settings.vanish or 0)
+    told: Climbing = {
+        **_common(settings, objective, draws),
+        "steps": settings.steps,
+        "alpha": settings.alpha,
+        "random_start": random_start,
+    }
     worst, everyone = Worst(x), torch.arange(len(x), device=x.device)
     for _ in range(settings.restarts):
         with autocast(x.device, native_bfloat16(x.device)):
-            point = pgd(
-                network,
-                x,
-                y,
-                level,
-                objective=objective,
-                norm=settings.norm,
-                steps=settings.steps,
-                alpha=settings.alpha,
-                random_start=random_start,
-                generator=draws,
-            )
+            point = pgd(network, x, y, level, **told)
         if settings.restarts == 1:
             return point
         # In float32: what is broken in bfloat16 only is not the worst.
@@ -129,16 +129,8 @@ def _climbing(
 
 def _auto(settings: Settings, target: Target, x: Tensor, y: Tensor, level: float, draws: Draws) -> Tensor:
     with autocast(x.device, native_bfloat16(x.device)):
-        return apgd(
-            target.network,
-            x,
-            y,
-            level,
-            objective=target.objective(),
-            norm=settings.norm,
-            steps=settings.steps,
-            generator=draws,
-        )
+        told = _common(settings, target.objective(), draws)
+        return apgd(target.network, x, y, level, steps=settings.steps, **told)
 
 
 def _strong(settings: Settings, target: Target, x: Tensor, y: Tensor, level: float, draws: Draws) -> Tensor:
@@ -149,16 +141,9 @@ def _strong(settings: Settings, target: Target, x: Tensor, y: Tensor, level: flo
     for kind in STRONG.values():
         point = x.clone()
         with autocast(x.device, native_bfloat16(x.device)):
+            told = _common(settings, target.objective(kind), [draws[row] for row in left.tolist()])
             point[left] = apgd(
-                target.network,
-                x[left],
-                y[left],
-                level,
-                objective=target.objective(kind),
-                norm=settings.norm,
-                steps=settings.strong_steps,
-                schedule=SCHEDULE,
-                generator=[draws[row] for row in left.tolist()],
+                target.network, x[left], y[left], level, steps=settings.strong_steps, schedule=SCHEDULE, **told
             )
         with torch.no_grad():
             worst.update(left, point[left], scores(dice, target.network(point[left]), y[left]))
@@ -169,31 +154,14 @@ def _strong(settings: Settings, target: Target, x: Tensor, y: Tensor, level: flo
 
 
 def _square(settings: Settings, target: Target, x: Tensor, y: Tensor, level: float, draws: Draws) -> Tensor:
-    return square(
-        target.network,
-        x,
-        y,
-        level,
-        objective=target.objective(),
-        norm=settings.norm,
-        steps=settings.queries,
-        generator=draws,
-    )
+    told = _common(settings, target.objective(), draws)
+    return square(target.network, x, y, level, steps=settings.queries, **told)
 
 
 def _spsa(settings: Settings, target: Target, x: Tensor, y: Tensor, level: float, draws: Draws) -> Tensor:
-    return spsa(
-        target.network,
-        x,
-        y,
-        level,
-        objective=target.objective(),
-        norm=settings.norm,
-        steps=settings.spsa_steps,
-        alpha=settings.alpha,
-        samples=settings.spsa_samples,
-        generator=draws,
-    )
+    told = _common(settings, target.objective(), draws)
+    steps, samples = settings.spsa_steps, settings.spsa_samples
+    return spsa(target.network, x, y, level, steps=steps, alpha=settings.alpha, samples=samples, **told)
 
 
 def _random(settings: Settings, target: Target, x: Tensor, y: Tensor, level: float, draws: Draws) -> Tensor:

@@ -31,20 +31,8 @@ class FixedLevel(Method):
     def walk(self, batch: Batch, patience: int | None = None) -> Walk:
         """PGD that stops `patience` steps after a sample has become wrong (None: it takes all); counted."""
         with self.attacked(batch) as model:
-            found = walk(
-                model,
-                batch.x,
-                batch.y,
-                self.level,
-                objective=batch.objective,
-                norm=self.norm,
-                steps=self.steps,
-                alpha=self.alpha,
-                patience=patience,
-                random_start=self.random_start,
-                bounds=self.bounds,
-                breakable=self.can_break(batch),
-            )
+            breakable, told = self.can_break(batch), self.climbing(batch.objective)
+            found = walk(model, batch.x, batch.y, self.level, patience=patience, breakable=breakable, **told)
         (held,) = to_host(found.held)
         right = held > 0
         taken = right.sum() * self.steps if patience is None else held.sum()

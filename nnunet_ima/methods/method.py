@@ -18,6 +18,7 @@ from nnunet_ima.attacks.boundary import Boundary, bpgd
 from nnunet_ima.attacks.frozen import Model
 from nnunet_ima.attacks.objective import Objective
 from nnunet_ima.attacks.pgd import pgd
+from nnunet_ima.attacks.threat import Climbing
 from nnunet_ima.errors import UserError, check_number
 from nnunet_ima.methods.stopwatch import Stopwatch
 
@@ -220,25 +221,25 @@ class Method:
         with self.stopwatch.running(batch.x.device), batch.attacked() as model:
             yield model
 
+    def climbing(self, objective: Objective) -> Climbing:
+        """What the settings tell an attack by gradient steps."""
+        return {
+            "objective": objective,
+            "norm": self.norm,
+            "bounds": self.bounds,
+            "steps": self.steps,
+            "alpha": self.alpha,
+            "random_start": self.random_start,
+        }
+
     def bpgd(self, batch: Batch, radius: float | Tensor, bisections: int, rows: Tensor | None = None) -> Boundary:
         """The samples on the decision boundary within `radius`, of the whole batch or of the samples `rows`; whoever
         asks counts."""
         x, y = (batch.x, batch.y) if rows is None else (batch.x.detach()[rows], batch.y[rows])
         with self.attacked(batch) as model:
-            return bpgd(
-                model,
-                x,
-                y,
-                radius,
-                objective=batch.objective,
-                norm=self.norm,
-                steps=self.steps,
-                bisections=bisections,
-                alpha=self.alpha,
-                random_start=self.random_start,
-                bounds=self.bounds,
-                clean_logits=batch.shared_logits if rows is None else None,
-            )
+            clean_logits = batch.shared_logits if rows is None else None
+            told = self.climbing(batch.objective)
+            return bpgd(model, x, y, radius, bisections=bisections, clean_logits=clean_logits, **told)
 
     def pgd(
         self,
@@ -250,19 +251,8 @@ class Method:
     ) -> Tensor:
         """The worst points within `radius`, one per sample of the batch; counted."""
         with self.attacked(batch) as model:
-            found = pgd(
-                model,
-                batch.x,
-                batch.y if y is None else y,
-                radius,
-                objective=objective or batch.objective,
-                norm=self.norm,
-                steps=self.steps,
-                alpha=self.alpha,
-                random_start=self.random_start,
-                start=start,
-                bounds=self.bounds,
-            )
+            told = self.climbing(objective or batch.objective)
+            found = pgd(model, batch.x, batch.y if y is None else y, radius, start=start, **told)
         samples = len(batch.ids)
         right = int(batch.objective.correct(batch.clean.logits.detach(), batch.y).sum())
         self.tally.merge(Tally(samples, samples, right, 0, right * self.steps))

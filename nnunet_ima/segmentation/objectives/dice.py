@@ -5,7 +5,9 @@ training one channel per region (N, R, H, W), with the ignore mask as a further 
 Pixels with the ignore label, and those outside of the image (-1), count nowhere.
 """
 
+import weakref
 from typing import Any, Literal, get_args
+from weakref import ReferenceType
 
 import torch
 from torch import Tensor
@@ -46,6 +48,7 @@ class SegmentationObjective(Objective):
     ) -> None:
         self.num_foreground, self.regions, self.ignore_label = num_foreground, regions, ignore_label
         self.threshold, self.rule = threshold, rule
+        self._last: tuple[ReferenceType[Tensor], int, tuple[Tensor, Tensor]] | None = None
 
     @classmethod
     def of(cls, label_manager: Any, threshold: float = 0.6, rule: DiceRule = "mean") -> "SegmentationObjective":
@@ -130,10 +133,21 @@ class SegmentationObjective(Objective):
         """Hard prediction of the foreground, bool (N, classes, H, W)."""
         if self.regions:
             return logits > 0
-        return logits.argmax(1, keepdim=True) == self._labels(logits)
+        # What `argmax` gives, ties included, in a tenth of its time on a CPU.
+        return logits.max(1, keepdim=True).indices == self._labels(logits)
 
     def reference(self, y: Tensor) -> tuple[Tensor, Tensor]:
-        """Reference of the foreground, bool (N, classes, H, W), and which pixels count, bool (N, 1, H, W)."""
+        """Reference of the foreground, bool (N, classes, H, W), and which pixels count, bool (N, 1, H, W).
+
+        That of the last `y` is remembered: loss, Dice and correctness of one step ask for the same.
+        """
+        if y.is_inference():
+            return self._reference(y)
+        if self._last is None or self._last[0]() is not y or self._last[1] != y._version:
+            self._last = weakref.ref(y), y._version, self._reference(y)
+        return self._last[2]
+
+    def _reference(self, y: Tensor) -> tuple[Tensor, Tensor]:
         if self.regions:
             reference = y[:, : self.num_foreground].bool()
             ignored = y[:, self.num_foreground :].bool().any(1, keepdim=True)
