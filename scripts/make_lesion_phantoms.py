@@ -11,15 +11,10 @@ The same seed, number of cases and library versions give the same files byte for
 
 from __future__ import annotations
 
-import argparse
-import json
-from pathlib import Path
-
 import numpy as np
-from make_phantoms import Image, Labels, cover, grain, paint, write_nifti
 from numpy.typing import NDArray
+from phantoms import Image, Labels, Phantoms, Volume, cover, grain, paint, polar, rician
 
-DATASET_NAME = "Dataset903_PhantomLesion"
 SIDE = 56
 SLICES = (6, 8)
 OEDEMA, CORE, RIM, IGNORE = 1, 2, 3, 4
@@ -36,12 +31,6 @@ PARTS = {OEDEMA: (190.0, 265.0), CORE: (130.0, 215.0), RIM: (285.0, 230.0)}
 STRIPES, BLOTCH_SD, NOISE_SD = 11.0, 12.0, 6.0
 
 
-def polar(centre: tuple[float, float]) -> tuple[Image, Image]:
-    """Distance in voxels and angle in radians of every pixel from `centre`; both (SIDE, SIDE)."""
-    x, y = np.meshgrid(np.arange(SIDE) - centre[0], np.arange(SIDE) - centre[1], indexing="ij")
-    return np.hypot(x, y), np.arctan2(y, x)
-
-
 def lay(image: NDArray[np.float64], opacity: Image, values: tuple[float, float]) -> NDArray[np.float64]:
     """Lay a tissue over both channels of `image` (2, SIDE, SIDE)."""
     return np.stack([paint(channel, opacity, value) for channel, value in zip(image, values, strict=True)])
@@ -49,17 +38,17 @@ def lay(image: NDArray[np.float64], opacity: Image, values: tuple[float, float])
 
 def draw_head(rng: np.random.Generator) -> NDArray[np.float64]:
     """Air, skull, tissue, ventricles and vessels, (2, SIDE, SIDE)."""
-    radius, theta = polar((SIDE / 2, SIDE / 2))
+    radius, theta = polar((SIDE / 2, SIDE / 2), SIDE)
     outline = 25.0 * (1 + 0.05 * np.cos(2 * theta - rng.uniform(0, 6.28)))
     image = lay(np.ones((2, SIDE, SIDE)), np.ones((SIDE, SIDE)), AIR)
     image = lay(image, cover(outline - radius), SKULL)
     image = lay(image, cover(outline - 2.5 - radius), TISSUE)
     for side in (-1, 1):
-        distance, _ = polar((SIDE / 2 + 4.0 * side, SIDE / 2))
+        distance, _ = polar((SIDE / 2 + 4.0 * side, SIDE / 2), SIDE)
         image = lay(image, cover(rng.uniform(2.5, 3.5) - distance), FLUID)
     for _ in range(int(rng.integers(3, 6))):
         angle, away = rng.uniform(0, 6.28), rng.uniform(8, 19)
-        distance, _ = polar((SIDE / 2 + away * np.cos(angle), SIDE / 2 + away * np.sin(angle)))
+        distance, _ = polar((SIDE / 2 + away * np.cos(angle), SIDE / 2 + away * np.sin(angle)), SIDE)
         image = lay(image, cover(rng.uniform(1.0, 2.2) - distance), VESSEL)
     return image
 
@@ -68,7 +57,7 @@ def draw_lesion(
     rng: np.random.Generator, image: NDArray[np.float64], centre: tuple[float, float], size: float, wave: float
 ) -> tuple[NDArray[np.float64], Labels]:
     """A lesion of radius `size` over `image`; the image and its label map (SIDE, SIDE)."""
-    radius, theta = polar(centre)
+    radius, theta = polar(centre, SIDE)
     edge = size * (1 + 0.15 * np.cos(3 * theta - wave))
     inner = {OEDEMA: edge, RIM: 0.68 * edge, CORE: 0.40 * edge}
     labels = np.zeros((SIDE, SIDE), dtype=np.uint8)
@@ -79,7 +68,7 @@ def draw_lesion(
     return image + STRIPES * stripes * cover(edge - radius), labels
 
 
-def make_case(seed: int, index: int) -> tuple[list[NDArray[np.int16]], Labels]:
+def make_case(seed: int, index: int) -> tuple[list[Volume], Labels]:
     """Two channels and the labels of one case, each (SIDE, SIDE, slices); intensities are at least 1."""
     rng = np.random.default_rng([seed, index])
     count = int(rng.integers(SLICES[0], SLICES[1] + 1))
@@ -99,10 +88,7 @@ def make_case(seed: int, index: int) -> tuple[list[NDArray[np.int16]], Labels]:
         maps.append(labels)
     labels = leave_unannotated(rng, np.stack(maps, axis=-1), whole_slice=index % 3 == 0)
     clean = np.stack(images, axis=-1) * rng.uniform(0.8, 1.25)
-    noise = rng.normal(0.0, NOISE_SD, (2, *clean.shape))
-    magnitude = np.hypot(clean + noise[0], noise[1])
-    # nnU-Net crops away voxels that are exactly zero; there shall be none.
-    return list(np.clip(np.rint(magnitude), 1, 2000).astype(np.int16)), labels
+    return list(rician(rng, clean, NOISE_SD)), labels
 
 
 def leave_unannotated(rng: np.random.Generator, labels: Labels, whole_slice: bool) -> Labels:
@@ -117,45 +103,18 @@ def leave_unannotated(rng: np.random.Generator, labels: Labels, whole_slice: boo
     return labels
 
 
-def write_dataset(output: Path, seed: int, cases: int) -> None:
-    """Write images, labels and dataset.json into `output`, which is made if need be."""
-    for folder in ("imagesTr", "labelsTr"):
-        (output / folder).mkdir(parents=True, exist_ok=True)
-    for index in range(cases):
-        channels, labels = make_case(seed, index)
-        for number, volume in enumerate(channels):
-            write_nifti(output / "imagesTr" / f"lesion_{index:03d}_{number:04d}.nii.gz", volume)
-        write_nifti(output / "labelsTr" / f"lesion_{index:03d}.nii.gz", labels)
-    description = {
-        "name": DATASET_NAME.split("_", 1)[1],
-        "description": f"Synthetic lesions, scripts/make_lesion_phantoms.py --seed {seed} --cases {cases}; "
-        "generated, no patient data",
-        "licence": "CC0-1.0",
-        "channel_names": {"0": "T1", "1": "FLAIR"},
-        "labels": LABELS,
-        "regions_class_order": [OEDEMA, CORE, RIM],
-        "numTraining": cases,
-        "file_ending": ".nii.gz",
-    }
-    (output / "dataset.json").write_text(json.dumps(description, indent=2) + "\n", encoding="ascii")
-
-
-def main() -> None:
-    """Parse the command line and write the data set."""
-    parser = argparse.ArgumentParser(
-        description="Write synthetic lesions: two channels, three nested regions, an ignore label.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    default = Path(__file__).resolve().parent.parent / "data_examples" / DATASET_NAME
-    parser.add_argument("--output", type=Path, default=default, help="folder to write; existing cases are replaced")
-    parser.add_argument("--seed", type=int, default=903, help="non-negative seed; the same seed gives the same files")
-    parser.add_argument("--cases", type=int, default=10, help="number of cases, 1 to 999")
-    arguments = parser.parse_args()
-    if arguments.seed < 0 or not 1 <= arguments.cases <= 999:
-        parser.error("--seed must not be negative and --cases must lie between 1 and 999")
-    write_dataset(arguments.output, arguments.seed, arguments.cases)
-    print(f"wrote {arguments.cases} cases to {arguments.output}")
-
+PHANTOMS = Phantoms(
+    name="Dataset903_PhantomLesion",
+    case="lesion",
+    script="make_lesion_phantoms.py",
+    what="Synthetic lesions",
+    channels=["T1", "FLAIR"],
+    labels=LABELS,
+    make_case=make_case,
+    seed=903,
+    cases=10,
+    extra={"regions_class_order": [OEDEMA, CORE, RIM]},
+)
 
 if __name__ == "__main__":
-    main()
+    PHANTOMS.main()

@@ -16,24 +16,15 @@ The same seed, number of cases and library versions give the same files byte for
 
 from __future__ import annotations
 
-import argparse
-import gzip
-import json
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-import nibabel as nib
 import numpy as np
-from numpy.typing import NDArray
-from scipy.ndimage import gaussian_filter, zoom
+from phantoms import Image, Labels, Phantoms, Volume, cover, grain, paint, polar, rician
+from scipy.ndimage import zoom
 
-Image = NDArray[np.float64]
-Labels = NDArray[np.uint8]
-
-DATASET_NAME = "Dataset902_PhantomHeart"
 SIDE = 64  # in-plane size in voxels
 SLICES = (8, 10)  # smallest and largest number of slices per case
-SPACING_MM = (2.0, 2.0, 8.0)  # much coarser through the plane, so that nnU-Net slices along the last axis
 CHAMBER, WALL = 1, 2
 
 # Mean intensities in scanner units.
@@ -41,7 +32,6 @@ AIR, LUNG, TISSUE, MUSCLE, FAT, BLOOD, BONE = 25.0, 110.0, 225.0, 160.0, 310.0, 
 BLOTCH_SD = 14.0  # coarse texture of every tissue
 STRIPES = 13.0  # amplitude of the fine stripes that mark chamber and wall
 NOISE_SD = 6.0  # of each of the two Gaussian channels behind the Rician noise
-EDGE = 0.6  # softness of drawn edges in voxels
 
 
 @dataclass(frozen=True)
@@ -78,28 +68,6 @@ def draw_heart(rng: np.random.Generator) -> Heart:
     )
 
 
-def polar(centre: tuple[float, float]) -> tuple[Image, Image]:
-    """Distance in voxels and angle in radians of every pixel from `centre`; both (SIDE, SIDE)."""
-    x, y = np.meshgrid(np.arange(SIDE) - centre[0], np.arange(SIDE) - centre[1], indexing="ij")
-    return np.hypot(x, y), np.arctan2(y, x)
-
-
-def cover(depth: Image, edge: float = EDGE) -> Image:
-    """Turn a depth below an outline (voxels, positive inside) into an opacity from 0 to 1 with a soft edge."""
-    return np.asarray(1.0 / (1.0 + np.exp(np.clip(-depth / (0.5 * edge), -40.0, 40.0))))
-
-
-def paint(image: Image, opacity: Image, value: float | Image) -> Image:
-    """Lay `value` over `image` where `opacity` (0 to 1) says so."""
-    return image * (1.0 - opacity) + value * opacity
-
-
-def grain(rng: np.random.Generator, sigma: float, side: int = SIDE) -> Image:
-    """Correlated Gaussian noise, (side, side), unit variance; `sigma` is its grain size in voxels."""
-    noise = gaussian_filter(rng.normal(size=(side, side)), sigma, mode="wrap")
-    return np.asarray(noise / noise.std())
-
-
 def outline(heart: Heart, t: float, theta: Image) -> tuple[Image, Image]:
     """Chamber radius with and without its papillary indentations, in voxels, at the angles `theta`."""
     waves = (1.0 - t) * heart.waves[0] + t * heart.waves[1]
@@ -120,7 +88,7 @@ def draw_chest(rng: np.random.Generator, side: float) -> Image:
     reach = 70.0  # the chest is far larger than the field of view, so that only an arc of its wall shows
     middle = SIDE / 2.0
     offset = reach - rng.uniform(25.0, 27.0)
-    radius, theta = polar((middle - offset * np.cos(side), middle - offset * np.sin(side)))
+    radius, theta = polar((middle - offset * np.cos(side), middle - offset * np.sin(side)), SIDE)
     depth = reach - radius
     image = paint(np.full((SIDE, SIDE), AIR), cover(depth), FAT)
     image = paint(image, cover(depth - 3.0), MUSCLE)
@@ -135,7 +103,7 @@ def draw_decoys(rng: np.random.Generator, image: Image, heart: Heart, blood: flo
         angle, size = rng.uniform(0.0, 2.0 * np.pi), rng.uniform(2.0, 6.0)
         away = heart.radius + heart.wall + size + rng.uniform(1.0, 8.0)
         centre = (heart.centre[0] + away * np.cos(angle), heart.centre[1] + away * np.sin(angle))
-        radius, theta = polar(centre)
+        radius, theta = polar(centre, SIDE)
         edge = size * (1.0 + rng.uniform(0.05, 0.25) * np.cos(2.0 * theta - rng.uniform(0.0, 6.28)))
         image = paint(image, cover(edge + 1.5 - radius), MUSCLE)
         image = paint(image, cover(edge - radius), blood * rng.uniform(0.85, 1.05))
@@ -149,7 +117,7 @@ def draw_slice(rng: np.random.Generator, heart: Heart, chest: Image, t: float, b
         heart.centre[0] + heart.drift[0] * t + float(jitter[0]),
         heart.centre[1] + heart.drift[1] * t + float(jitter[1]),
     )
-    radius, theta = polar(centre)
+    radius, theta = polar(centre, SIDE)
     smooth, chamber = outline(heart, t, theta)
     outer = smooth + heart.wall
     image = paint(chest, cover(outer + 5.0 + 2.0 * np.cos(3.0 * theta + heart.crescent) - radius, 2.0), TISSUE)
@@ -157,20 +125,20 @@ def draw_slice(rng: np.random.Generator, heart: Heart, chest: Image, t: float, b
     reach = heart.radius * 0.9 * (1.0 - 0.5 * t)
     away = heart.radius * (1.0 - heart.taper * t**1.5) + heart.wall + 0.35 * reach
     bulge = (centre[0] + away * np.cos(heart.crescent), centre[1] + away * np.sin(heart.crescent))
-    image = paint(image, cover(1.25 * reach - polar(bulge)[0]), 0.95 * blood)
+    image = paint(image, cover(1.25 * reach - polar(bulge, SIDE)[0]), 0.95 * blood)
 
     in_wall, in_chamber = cover(outer - radius), cover(chamber - radius)
     image = paint(paint(image, in_wall, MUSCLE), in_chamber, blood)
     parallel = np.cos(2.0 * np.pi / 3.4 * radius * np.cos(theta - heart.stripes) + rng.uniform(0.0, 6.28))
     layered = np.cos(2.0 * np.pi / 3.0 * (outer - radius))
     stripes = paint(paint(np.zeros_like(image), in_wall, layered), in_chamber, parallel)
-    blotches = grain(rng, 1.8) * np.clip(image / TISSUE, 0.2, 1.0)  # hardly any in air
+    blotches = grain(rng, 1.8, SIDE) * np.clip(image / TISSUE, 0.2, 1.0)  # hardly any in air
     image = image + STRIPES * stripes + BLOTCH_SD * blotches
     labels = np.where(radius < chamber, CHAMBER, np.where(radius < outer, WALL, 0)).astype(np.uint8)
     return image, labels
 
 
-def make_case(seed: int, index: int) -> tuple[NDArray[np.int16], Labels]:
+def make_case(seed: int, index: int) -> tuple[Sequence[Volume], Labels]:
     """Make the volume and the labels of one case, both (SIDE, SIDE, slices); intensities are at least 1."""
     rng = np.random.default_rng([seed, index])  # independent of how many cases are made
     heart = draw_heart(rng)
@@ -181,57 +149,20 @@ def make_case(seed: int, index: int) -> tuple[NDArray[np.int16], Labels]:
     clean = np.stack([image for image, _ in drawn], axis=-1)
     bias = np.exp(zoom(rng.normal(0.0, 0.12, (3, 3, 2)), np.array(clean.shape) / np.array([3, 3, 2]), order=1))
     clean = clean * bias * rng.uniform(0.8, 1.25)
-    noise = rng.normal(0.0, NOISE_SD, (2, *clean.shape))
-    magnitude = np.hypot(clean + noise[0], noise[1])
-    # nnU-Net crops away voxels that are exactly zero; there shall be none.
-    volume = np.clip(np.rint(magnitude), 1, 2000).astype(np.int16)
-    return volume, np.stack([labels for _, labels in drawn], axis=-1)
+    return [rician(rng, clean, NOISE_SD)], np.stack([labels for _, labels in drawn], axis=-1)
 
 
-def write_nifti(path: Path, volume: NDArray[np.int16] | Labels) -> None:
-    """Write a volume as gzipped NIfTI without a time stamp, so that equal volumes give equal files."""
-    image = nib.Nifti1Image(volume, np.diag([*SPACING_MM, 1.0]))
-    image.header.set_xyzt_units("mm")
-    path.write_bytes(gzip.compress(image.to_bytes(), compresslevel=9, mtime=0))
-
-
-def write_dataset(output: Path, seed: int, cases: int) -> None:
-    """Write images, labels and dataset.json into `output`, which is made if need be."""
-    for folder in ("imagesTr", "labelsTr"):
-        (output / folder).mkdir(parents=True, exist_ok=True)
-    for index in range(cases):
-        volume, labels = make_case(seed, index)
-        write_nifti(output / "imagesTr" / f"phantom_{index:03d}_0000.nii.gz", volume)
-        write_nifti(output / "labelsTr" / f"phantom_{index:03d}.nii.gz", labels)
-    description = {
-        "name": DATASET_NAME.split("_", 1)[1],
-        "description": f"Synthetic heart-like slices, scripts/make_phantoms.py --seed {seed} --cases {cases}; "
-        "generated, no patient data",
-        "licence": "CC0-1.0",
-        "channel_names": {"0": "MRI"},
-        "labels": {"background": 0, "chamber": CHAMBER, "wall": WALL},
-        "numTraining": cases,
-        "file_ending": ".nii.gz",
-    }
-    (output / "dataset.json").write_text(json.dumps(description, indent=2) + "\n", encoding="ascii")
-
-
-def main() -> None:
-    """Parse the command line and write the data set."""
-    parser = argparse.ArgumentParser(
-        description="Write a synthetic heart data set (nnU-Net raw layout) for trying out adversarial training.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    default = Path(__file__).resolve().parent.parent / "data_examples" / DATASET_NAME
-    parser.add_argument("--output", type=Path, default=default, help="folder to write; existing cases are replaced")
-    parser.add_argument("--seed", type=int, default=902, help="non-negative seed; the same seed gives the same files")
-    parser.add_argument("--cases", type=int, default=24, help="number of cases, 1 to 999")
-    arguments = parser.parse_args()
-    if arguments.seed < 0 or not 1 <= arguments.cases <= 999:
-        parser.error("--seed must not be negative and --cases must lie between 1 and 999")
-    write_dataset(arguments.output, arguments.seed, arguments.cases)
-    print(f"wrote {arguments.cases} cases to {arguments.output}")
-
+PHANTOMS = Phantoms(
+    name="Dataset902_PhantomHeart",
+    case="phantom",
+    script="make_phantoms.py",
+    what="Synthetic heart-like slices",
+    channels=["MRI"],
+    labels={"background": 0, "chamber": CHAMBER, "wall": WALL},
+    make_case=make_case,
+    seed=902,
+    cases=24,
+)
 
 if __name__ == "__main__":
-    main()
+    PHANTOMS.main()
