@@ -18,6 +18,10 @@ def run(command: Callable[[list[str] | None], None], arguments: list[str] | None
         sys.exit(f"{Path(sys.argv[0]).name}: {error}")
     except KeyboardInterrupt:
         sys.exit(130)
+    except BrokenPipeError:
+        # Whoever reads the output has seen enough (`| head`).
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
 
 
 def noise_levels(text: str) -> list[float]:

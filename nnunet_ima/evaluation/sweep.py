@@ -11,12 +11,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from tqdm import tqdm
 
 from nnunet_ima.attacks import ball
 from nnunet_ima.errors import UserError, is_out_of_memory
 from nnunet_ima.evaluation.journal import Journal, Key, digest
 from nnunet_ima.evaluation.noises import Noise, Target
+from nnunet_ima.evaluation.progress import Progress
 from nnunet_ima.nnunet.ranks import dealt, gathered, rank, world_size
 from nnunet_ima.segmentation.cases.slices import P, Placed, Slice, batches
 from nnunet_ima.segmentation.cases.tiles import TiledNetwork
@@ -93,26 +93,39 @@ def sweep(
     left = _left(work, known, keep)
     own = shares(left, ordered, world_size())[rank()]
     mine: dict[Key, dict[str, Any]] = {}
-    everything, to_do, ours = (round(sum(_cost(*item, ordered) for item in items)) for items in (work, left, own))
-    done = everything - to_do
-    bar = tqdm(
-        total=done + ours,
-        initial=done,
-        unit="forward",
-        unit_scale=True,
-        dynamic_ncols=True,
-        disable=not progress or rank() > 0,
-    )
+    shown = _progress(plan, ordered, work, left, own, known, progress and rank() == 0)
+    everything = sum(_cost(*item, ordered) for item in work)
     for batch, items in groupby(own, key=lambda item: item[2]):
         for item, record in _records(target, read(ordered[batch]), list(items), seed, keep):
             mine[_key(*item)] = record
             if journal:
                 journal.add(_key(*item), record)
-            bar.update(round(_cost(*item, ordered)))
-    bar.close()
+            shown.done(item[0], item[1], record, _cost(*item, ordered) / everything)
+        shown.batch_done()
+    shown.close()
     for records in gathered(mine):
         known.update(records)
     return _assembled(plan, ordered, known)
+
+
+def _progress(
+    plan: Plan,
+    ordered: Sequence[Sequence[Any]],
+    work: Sequence[Item],
+    left: Sequence[Item],
+    own: Sequence[Item],
+    known: Mapping[Key, dict[str, Any]],
+    shown: bool,
+) -> Progress:
+    """What this process shows, with what is known already in it."""
+    everything = sum(_cost(*item, ordered) for item in work)
+    to_do = {_key(*item) for item in left}
+    done = [item for item in work if _key(*item) not in to_do]
+    share = sum(_cost(*item, ordered) for item in (*done, *own)) / everything
+    result = Progress(plan, [len(batch) for batch in ordered], share, shown)
+    for item in done:
+        result.known(item[0], item[1], known[_key(*item)], _cost(*item, ordered) / everything)
+    return result
 
 
 def _records(
