@@ -67,6 +67,11 @@ def positive(text: str) -> int:
     return number
 
 
+def positives(text: str) -> list[int]:
+    """`16,32,64` -> [16, 32, 64], for argparse."""
+    return [positive(part) for part in text.split(",")]
+
+
 def nnunet_folder(variable: str) -> Path:
     """The folder that nnU-Net's environment variable names. UserError if it is not set or not there."""
     value = os.environ.get(variable)

@@ -1,6 +1,8 @@
 """Plans files, read at the door."""
 
+import copy
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +38,19 @@ def is_2d(plans: dict[str, Any], name: str) -> bool:
     """Whether IMA can train, and this package evaluate, the configuration."""
     chosen = configuration(plans, name)
     return len(chosen["patch_size"]) == 2 and not chosen.get("previous_stage")
+
+
+def set_features(plans: dict[str, Any], name: str, features: Sequence[int]) -> None:
+    """Give each stage of a configuration's network another number of features. UserError for a wrong count of them."""
+    architecture = copy.deepcopy(configuration(plans, name)["architecture"])
+    usual = architecture["arch_kwargs"]["features_per_stage"]
+    if len(features) != len(usual):
+        raise UserError(
+            f"--features {','.join(map(str, features))}: the network has {len(usual)} stages, give {len(usual)} numbers "
+            f"in place of {','.join(map(str, usual))}."
+        )
+    architecture["arch_kwargs"]["features_per_stage"] = list(features)
+    plans["configurations"][name]["architecture"] = architecture
 
 
 def check_dataset(plans: dict[str, Any], dataset: str) -> None:

@@ -31,6 +31,16 @@ def test_the_copy_differs_by_name_block_and_batch_size_only(in_process: Workspac
     assert written == original
 
 
+def test_a_narrower_network_shares_the_preprocessed_data(in_process: Workspace, target: Path) -> None:
+    stages = in_process.plans()["configurations"]["2d"]["architecture"]["arch_kwargs"]["features_per_stage"]
+    narrower = [4 + number for number in range(len(stages))]
+    plan(["-d", "D902", "--features", ",".join(map(str, narrower))])
+    ours, theirs = (content["configurations"]["2d"] for content in (json.loads(target.read_text()), in_process.plans()))
+    assert ours["architecture"]["arch_kwargs"].pop("features_per_stage") == narrower
+    assert theirs["architecture"]["arch_kwargs"].pop("features_per_stage") == stages
+    assert ours == theirs
+
+
 @pytest.mark.parametrize("dataset", ["902", "D902", "Dataset902_PhantomHeart"])
 def test_data_sets_are_named_as_nnunet_and_as_papers_do(dataset: str, target: Path) -> None:
     plan(["-d", dataset])
@@ -64,6 +74,7 @@ def test_without_settings_it_says_what_the_default_noise_means(
         (["-d", "D902", "--beta", "1.5"], "beta of IMA must be a number from 0 to 1, got 1.5"),
         (["-d", "D902", "--noise-max", "-2"], "noise_max"),
         (["-d", "D902", "--noise-max", "nan"], "noise_max"),
+        (["-d", "D902", "--features", "8,16"], "the network has 5 stages, give 5 numbers in place of 8,16,32,64,128"),
         (["-d", "D902", "--epochs", "0"], "epochs must be a whole number not below 1, got 0"),
         (["-d", "D902", "--preset", "paper"], "preset paper knows D2, D4, D5, not D902"),
         (["-d", "D902", "-o", "nnUNetPlans"], "another name"),
