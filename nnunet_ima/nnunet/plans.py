@@ -46,8 +46,8 @@ def set_features(plans: dict[str, Any], name: str, features: Sequence[int]) -> N
     usual = architecture["arch_kwargs"]["features_per_stage"]
     if len(features) != len(usual):
         raise UserError(
-            f"--features {','.join(map(str, features))}: the network has {len(usual)} stages, give {len(usual)} numbers "
-            f"in place of {','.join(map(str, usual))}."
+            f"--features {','.join(map(str, features))}: the network has {len(usual)} stages: give {len(usual)} "
+            f"numbers in place of {','.join(map(str, usual))}."
         )
     architecture["arch_kwargs"]["features_per_stage"] = list(features)
     plans["configurations"][name]["architecture"] = architecture

@@ -74,7 +74,7 @@ def test_without_settings_it_says_what_the_default_noise_means(
         (["-d", "D902", "--beta", "1.5"], "beta of IMA must be a number from 0 to 1, got 1.5"),
         (["-d", "D902", "--noise-max", "-2"], "noise_max"),
         (["-d", "D902", "--noise-max", "nan"], "noise_max"),
-        (["-d", "D902", "--features", "8,16"], "the network has 5 stages, give 5 numbers in place of 8,16,32,64,128"),
+        (["-d", "D902", "--features", "8,16"], "the network has 5 stages: give 5 numbers in place of 8,16,32,64,128"),
         (["-d", "D902", "--epochs", "0"], "epochs must be a whole number not below 1, got 0"),
         (["-d", "D902", "--preset", "paper"], "preset paper knows D2, D4, D5, not D902"),
         (["-d", "D902", "-o", "nnUNetPlans"], "another name"),
