@@ -92,7 +92,7 @@ def _names(told: argparse.Namespace) -> Iterator[str]:
             yield from (f"{word} has no {name}" for name in values if name not in settings_of(method_named(word)))
     except UserError as error:
         yield str(error)
-    if "methods" in given:
+    if "methods" in given and "task" in given:
         yield from _compared(told)
 
 

@@ -55,7 +55,7 @@ def blocks_of(*languages: str) -> list[Block]:
 
 def commands_in(block: Block) -> Iterator[str]:
     """The commands of a block, continued lines joined; of a console session what follows a prompt."""
-    text = re.sub(r"\\\n\s*", " ", block.text)
+    text = re.sub(r"\s*\\\n\s*", " ", block.text)
     for line in text.splitlines():
         if block.language == "console":
             if line.startswith("$ "):

@@ -4,7 +4,7 @@ import argparse
 import os
 import runpy
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import redirect_stderr, redirect_stdout
 from functools import cache
 from importlib.metadata import entry_points
@@ -17,8 +17,8 @@ from tests.docs.pages import ROOT
 SCRIPTS = ROOT / "scripts"
 
 
-class Caught(BaseException):  # noqa: N818 (it is no error, and nothing on its way must take it for one)
-    """Carries the parser out of a command."""
+class Caught(BaseException):
+    """Carries the parser out of a command; no Exception, for nothing on its way must take it for an error."""
 
 
 def parser_started_by(start: Callable[[], Any]) -> argparse.ArgumentParser:
@@ -51,19 +51,24 @@ def parser_of(command: str) -> argparse.ArgumentParser | None:
     return parser_started_by(found[0].load()) if found else None
 
 
-def options_of(parser: argparse.ArgumentParser) -> set[str]:
-    """Every flag, those of subcommands included."""
-    result = set(parser._option_string_actions)
+def with_subcommands(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
+    yield parser
     for action in parser._actions:
         if isinstance(action, argparse._SubParsersAction):
             for sub in action.choices.values():
-                result |= options_of(sub)
-    return result
+                yield from with_subcommands(sub)
+
+
+def options_of(parser: argparse.ArgumentParser) -> set[str]:
+    """Every flag, those of subcommands included."""
+    return {flag for one in with_subcommands(parser) for flag in one._option_string_actions}
 
 
 def parse(parser: argparse.ArgumentParser, words: list[str]) -> argparse.Namespace | str:
-    """What the words say, or the parser's complaint."""
+    """What the words say, or the parser's complaint. Abbreviated flags are none."""
     complaint = StringIO()
+    for one in with_subcommands(parser):
+        one.allow_abbrev = False
     with redirect_stderr(complaint):
         try:
             return parser.parse_args(words)

@@ -10,13 +10,8 @@ from tests.docs.pages import SHELL, Block, blocks_of, commands_in, inline_code, 
 from tests.docs.parsers import SCRIPTS, options_of, parser_of
 
 SHOWN = [(block, command) for block in blocks_of(*SHELL) for command in commands_in(block)]
-NNUNET = (
-    "nnUNetv2_train",
-    "nnUNetv2_plan_and_preprocess",
-    "nnUNetv2_predict",
-    "nnUNetv2_predict_from_modelfolder",
-)
-PARSED_BY_SCRIPTS = [f"scripts/{file.name}" for file in SCRIPTS.glob("*.py") if "parse_args()" in file.read_text()]
+NNUNET = ("nnUNetv2_train", "nnUNetv2_plan_and_preprocess", "nnUNetv2_predict", "nnUNetv2_predict_from_modelfolder")
+RUN_BY_READERS = [f"scripts/{file.name}" for file in SCRIPTS.glob("*.py") if "__main__" in file.read_text()]
 FLAG = re.compile(r"--?[a-zA-Z][\w-]*")
 
 
@@ -53,11 +48,11 @@ def test_the_commands_are_found() -> None:
         ("python -m nnunet_ima.cli.eval --steps 5", "required: --noise"),
         ("python scripts/compare_methods.py segmentation -d D4 --methods IMMA --noise 5 --output o", "no method IMMA"),
         (
-            "python scripts/compare_methods.py classification --data D --methods ce --noise 5 --output o -- --epoch 4 --x",
+            "python scripts/compare_methods.py classification --data D --methods ce --noise 5 --output o -- --x",
             "unrecognized arguments: --x",
         ),
         ("torchrun --nproc-per-node 2 -m nnunet_ima.cli.eval --nois 5", "required: --noise"),
-        ("torchrun --nproc-per-nod-e 2 -m nnunet_ima.cli.eval --noise 5", "required"),
+        ("torchrun --nproc-per-nod-e 2 -m nnunet_ima.cli.eval --noise 5", "unrecognized arguments: --nproc-per-nod-e"),
         ("pip install 'nnunet-ima[corruption]'", "no extra corruption"),
         ("scripts/demmo", "scripts/demmo is not there"),
         ("scripts/gpu_check --no-env --minuets 5", "unrecognized arguments: --minuets"),
@@ -69,7 +64,8 @@ def test_a_mistake_is_seen(command: str, complaint: str) -> None:
 
 
 def test_a_mistake_in_a_page_is_collected() -> None:
-    text = "Text\n\n1. Do\n\n    ```sh\n    nnunet-ima-eval \\\n        --nosie 5\n    ```\n\n```text\nnot a command\n```\n"
+    listed = "1. Do\n\n    ```sh\n    nnunet-ima-eval \\\n        --nosie 5\n    ```\n"
+    text = f"Text\n\n{listed}\n```text\nnot a command\n```\n"
     blocks, rest = taken_apart(pages()[0], text)
     shell = [block for block in blocks if block.language in SHELL]
     assert [list(commands_in(block)) for block in shell] == [["nnunet-ima-eval --nosie 5"]]
@@ -84,7 +80,7 @@ def test_of_a_console_session_the_typed_lines_count() -> None:
 @cache
 def known_options() -> set[str]:
     """The flags of all commands that the documentation is about."""
-    parsers = [parser_of(name) for name in (*OURS, *NNUNET, *PARSED_BY_SCRIPTS)]
+    parsers = [parser_of(name) for name in (*OURS, *NNUNET, *RUN_BY_READERS)]
     return {flag for parser in parsers if parser for flag in options_of(parser)} | {"--no-env"}
 
 
