@@ -4,7 +4,7 @@ and a trainer with something to attack.
 An untrained network is right on no slice. `warm_up` trains it for a moment on discs that are easy to find, by nnU-Net's
 own steps, then sets the learning rate to 0, so that all steps after it meet the same network. `calibrate` sets the
 threshold so that the share CORRECT of the slices is correct, and the margins, by the distance of each slice from its
-boundary, so that the share CROSSED of those crosses: as on the D4 model of the README, not as after so little training.
+boundary, so that the share CROSSED of those crosses: as on D4 in docs/results, not as after so little training.
 """
 
 import json

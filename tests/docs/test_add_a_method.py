@@ -1,4 +1,4 @@
-"""What the README shows a reader to type, typed."""
+"""The method that the how-to guide adds, added."""
 
 import re
 import textwrap
@@ -11,14 +11,13 @@ from PIL import Image
 from nnunet_ima.nnunet.trainer_search import DISCOVERY
 from tests.conftest import Workspace
 
-README = Path(__file__).parents[1] / "README.md"
+GUIDE = Path(__file__).parents[2] / "docs" / "how-to" / "add-a-method.md"
 
 
 @pytest.fixture
 def package(tmp_path: Path) -> Path:
-    """The package of the README's how-to, as pip would install it."""
-    section = README.read_text().split("### add a method")[1].split("\n### ")[0]
-    code, entries = re.findall(r"```(?:python|toml)\n(.*?)```", section, re.DOTALL)
+    """The package of the guide, as pip would install it."""
+    code, entries = re.findall(r"```(?:python|toml)\n(.*?)```", GUIDE.read_text(), re.DOTALL)
     (tmp_path / "my_methods.py").write_text(code)
     info = tmp_path / "my_methods-1.0.dist-info"
     info.mkdir()
