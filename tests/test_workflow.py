@@ -368,7 +368,7 @@ def test_raw_cases_that_do_not_fit_are_refused(ready: Workspace, raw: tuple[Path
     reference.write_bytes(b"rubbish")
     refused(f"Case {reference.name[:-7]} cannot be read")
     reference.unlink()
-    refused(f"lacks the references {reference.name}")
+    refused(f"has no references for {reference.name}")
     for file in images.iterdir():
         file.unlink()
     refused("holds no images named like CASE_0000.nii.gz")

@@ -49,7 +49,7 @@ class Split:
 def find_images(folder: Path) -> dict[str, list[str]]:
     """Files by class, relative to `folder`. UserError for a missing folder, an empty class, or fewer than two."""
     if not folder.is_dir():
-        raise UserError(f"--data {folder} is no folder: name one that holds a folder of images for each class.")
+        raise UserError(f"--data {folder} is not a folder: name one that holds a folder of images for each class.")
     found = {
         entry.name: sorted(str(file.relative_to(folder)) for file in entry.rglob("*") if is_image(file))
         for entry in sorted(folder.iterdir())
@@ -101,7 +101,7 @@ def read_split(folder: Path, file: Path) -> Split:
         rows = list(csv.DictReader(content))
     missing = [name for name in ("file", "label", "split") if not rows or name not in rows[0]]
     if missing:
-        raise UserError(f"--csv {file} lacks the columns {', '.join(missing)}: add them.")
+        raise UserError(f"--csv {file} has no columns {', '.join(missing)}: add them.")
     items = [Item(row["file"], row["label"], row["split"], row.get("group") or "") for row in rows]
     strange = sorted({item.part for item in items} - set(PARTS))
     if strange:

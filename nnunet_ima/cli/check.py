@@ -82,7 +82,7 @@ def folders() -> Iterator[Link]:
         if not value:
             yield Link("FAIL", name, "not set", f"export {name}=/your/folder")
         elif not Path(value).is_dir():
-            yield Link("FAIL", name, f"{value} is no folder", f"mkdir -p {value}, or correct the variable")
+            yield Link("FAIL", name, f"{value} is not a folder", f"mkdir -p {value}, or correct the variable")
         elif name != "nnUNet_raw" and not os.access(value, os.W_OK):
             yield Link("FAIL", name, f"{value} cannot be written to", "name another folder, or change its permissions")
         else:

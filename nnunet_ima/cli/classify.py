@@ -44,29 +44,38 @@ def _add_train(group: Any) -> None:
         metavar="NAME",
         help=f"[OPTIONAL] {', '.join(methods())}; ce: no noise; adv: fixed noise level; default: ima",
     )
-    group.add_argument("--epochs", type=positive, default=40, help="[OPTIONAL] default: 40")
-    group.add_argument("--image-size", type=positive, default=224, help="[OPTIONAL] height and width; default: 224")
-    group.add_argument("--channels", type=positive, default=1, help="[OPTIONAL] of the images; default: 1, grey")
-    group.add_argument("--batch-size", type=positive, default=32, help="[OPTIONAL] default: 32")
+    group.add_argument("--epochs", type=positive, default=40, help="[OPTIONAL] epochs of the training; default: 40")
+    group.add_argument(
+        "--image-size",
+        type=positive,
+        default=224,
+        help="[OPTIONAL] height and width of the images, in pixels; default: 224",
+    )
+    group.add_argument(
+        "--channels", type=positive, default=1, help="[OPTIONAL] channels of the images; default: 1, grey"
+    )
+    group.add_argument("--batch-size", type=positive, default=32, help="[OPTIONAL] images per batch; default: 32")
     group.add_argument(
         "--noise-max",
         type=float,
-        help="[OPTIONAL] largest margin of ima and mma, fixed noise level of others: L2 norm over the "
+        help="[OPTIONAL] largest margin of ima and mma and noise level of methods with a fixed one: L2 norm over the "
         "image, whose intensities are 0 to 1; default of ima and mma: 30",
     )
     group.add_argument(
-        "--margin-step", type=float, help="[OPTIONAL] of ima: growth of a margin; default: noise-max / epochs"
+        "--margin-step", type=float, help="[OPTIONAL] of ima: growth of a margin per epoch; default: noise-max / epochs"
     )
     group.add_argument("--beta", type=float, help="[OPTIONAL] weight of the noisy loss; default: the method's")
-    group.add_argument("--steps", type=positive, help="[OPTIONAL] of the attack; default: the method's, 20 for ima")
+    group.add_argument(
+        "--steps", type=positive, help="[OPTIONAL] gradient steps of the attack; default: the method's, 20 for ima"
+    )
     group.add_argument(
         "--set",
         action="append",
         default=[],
         metavar="METHOD.NAME=VALUE",
-        help="[OPTIONAL] another setting of the method, like mail.gamma=5, several times",
+        help="[OPTIONAL] another setting of the method, like mail.gamma=5; may be given several times",
     )
-    group.add_argument("--norm", choices=["l2", "linf"], default="l2", help="[OPTIONAL] default: l2")
+    group.add_argument("--norm", choices=["l2", "linf"], default="l2", help="[OPTIONAL] norm of the noise; default: l2")
     group.add_argument(
         "--optimizer",
         choices=["adam", "adamw", "sgd"],
@@ -77,12 +86,16 @@ def _add_train(group: Any) -> None:
         "--csv",
         type=Path,
         metavar="FILE",
-        help="[OPTIONAL] your own split: columns file, label, split, group (patient)",
+        help="[OPTIONAL] your own split: a CSV with the columns file, label, split and, optionally, group (the "
+        "patient)",
     )
     group.add_argument("--test", type=positive, help="[OPTIONAL] test images per class; default: 200, or a fifth")
     group.add_argument("--validation", type=positive, help="[OPTIONAL] validation images per class; default: 30")
     group.add_argument(
-        "--seed", type=int, default=0, help="[OPTIONAL] of the split, the weights, the order; default: 0"
+        "--seed",
+        type=int,
+        default=0,
+        help="[OPTIONAL] seed of the split, the first weights and the order of images; default: 0",
     )
     group.add_argument(
         "--pretrained",
@@ -113,18 +126,27 @@ def _add_eval(group: Any) -> None:
         metavar="NAME,...",
         help=f"[OPTIONAL] {', '.join(ATTACKS)}; default: {', '.join(USUAL)}",
     )
-    group.add_argument("--steps", type=positive, default=100, help="[OPTIONAL] of the attacks; default: 100")
+    group.add_argument(
+        "--steps", type=positive, default=100, help="[OPTIONAL] gradient steps of the attacks; default: 100"
+    )
     group.add_argument(
         "--white",
         type=float,
         default=0.05,
         metavar="AMPLITUDE",
-        help="[OPTIONAL] of the uniform white noise; default: 0.05",
+        help="[OPTIONAL] amplitude of the uniform white noise; default: 0.05",
     )
     group.add_argument(
-        "--suggest-noise", action="store_true", help="[OPTIONAL] the fixed noise level for adv, from the margins of ima"
+        "--suggest-noise",
+        action="store_true",
+        help="[OPTIONAL] suggest a fixed noise level for adv from the margins of ima",
     )
-    group.add_argument("-chk", default="checkpoint_final.pth", metavar="FILE", help="[OPTIONAL] checkpoint of the run")
+    group.add_argument(
+        "-chk",
+        default="checkpoint_final.pth",
+        metavar="FILE",
+        help="[OPTIONAL] checkpoint of the run; default: checkpoint_final.pth",
+    )
     group.add_argument("-o", type=Path, metavar="FOLDER", help="[OPTIONAL] write here instead of RUN/robustness")
     group.add_argument("--skip-broken", action="store_true", help="[OPTIONAL] leave out images that cannot be read")
     group.add_argument("-device", choices=["cuda", "cpu", "mps"], help="[OPTIONAL] default: cuda, cpu without one")

@@ -78,7 +78,9 @@ def nnunet_folder(variable: str) -> Path:
     if not value:
         raise UserError(f"The environment variable {variable} is not set: set it to nnU-Net's folder of that name.")
     if not Path(value).is_dir():
-        raise UserError(f"The environment variable {variable} names {value}, which is no folder: create or correct it.")
+        raise UserError(
+            f"The environment variable {variable} names {value}, which is not a folder: create or correct it."
+        )
     return Path(value)
 
 

@@ -15,30 +15,32 @@ from nnunet_ima.files import check_writable
 def parser() -> argparse.ArgumentParser:
     result = argparse.ArgumentParser(
         prog="nnunet-ima-eval",
-        description="Attacks trained 2D nnU-Net models (white-box PGD) and shows how fast their Dice falls. "
-        "Without -d, -c, -f, -tr, -p it compares all models of the data set that was trained last.",
+        description="Attacks trained 2D nnU-Net models (by default with PGD) and shows how fast their Dice falls. "
+        "Without -d, -c, -f, -tr and -p it compares all models of the data set that was trained last.",
     )
     result.add_argument(
         "--noise",
         type=noise_levels,
         required=True,
         metavar="5,15,25",
-        help="noise levels: L2 norm of the perturbation of a slice, in normalised intensities (SD); "
-        "0, no noise, is always shown too",
+        help="noise levels: norm of the noise on a slice (L2, or --norm linf), in normalised intensities (SD); level "
+        "0, no noise, is always included",
     )
     _add_models(result.add_argument_group("which models"))
     _add_cases(result.add_argument_group("which slices"))
     _add_noises(result.add_argument_group("which noise"))
-    _add_output(result.add_argument_group("what is made of it"))
+    _add_output(result.add_argument_group("output"))
     return result
 
 
 def _add_models(group: Any) -> None:
     group.add_argument("-d", metavar="DATASET", help="[OPTIONAL] data set: D4, 4 or Dataset004_Hippocampus")
-    group.add_argument("-c", metavar="CONFIGURATION", help="[OPTIONAL] configuration, a 2D one")
-    group.add_argument("-f", metavar="FOLD", help="[OPTIONAL] fold, 0..4 or all")
-    group.add_argument("-tr", metavar="TRAINER", help="[OPTIONAL] trainer, or several separated by commas")
-    group.add_argument("-p", metavar="PLANS", help="[OPTIONAL] plans identifier")
+    group.add_argument("-c", metavar="CONFIGURATION", help="[OPTIONAL] 2D configuration")
+    group.add_argument("-f", metavar="FOLD", help="[OPTIONAL] fold, 0 to 4 or all; default: every trained one")
+    group.add_argument(
+        "-tr", metavar="TRAINER", help="[OPTIONAL] trainer, or several separated by commas; default: all trained ones"
+    )
+    group.add_argument("-p", metavar="PLANS", help="[OPTIONAL] plans identifier; default: all trained ones")
     group.add_argument(
         "-chk",
         default="checkpoint_final.pth",
@@ -52,21 +54,24 @@ def _add_cases(group: Any) -> None:
     group.add_argument(
         "--cases",
         default="heldout",
-        help="[OPTIONAL] heldout (default), validation or test (the paper's first third of the "
-        "held-out cases, and the rest), or names separated by commas",
+        help="[OPTIONAL] the held-out cases of the fold (heldout, the default), their first third (validation) or "
+        "the rest (test), as in the paper; or names of cases separated by commas",
     )
     group.add_argument(
         "-i",
         type=Path,
         metavar="FOLDER",
-        help="[OPTIONAL] other cases: a folder of raw images, CASE_0000.nii.gz, with -gt",
+        help="[OPTIONAL] attack other cases: a folder of raw images named like CASE_0000.nii.gz; needs -gt",
     )
-    group.add_argument("-gt", type=Path, metavar="FOLDER", help="[OPTIONAL] their references, CASE.nii.gz")
+    group.add_argument(
+        "-gt", type=Path, metavar="FOLDER", help="[OPTIONAL] folder of their references, named like CASE.nii.gz"
+    )
     group.add_argument(
         "--slices",
         default="complete",
         choices=["complete", "foreground", "all"],
-        help="[OPTIONAL] slices that count: with all classes of their case (default), with any, all",
+        help="[OPTIONAL] which slices count: those that show all classes of their case (complete, the default), "
+        "those that show any class (foreground), or all",
     )
     group.add_argument("--batch-size", type=positive, default=32, help="[OPTIONAL] slices per batch; default: 32")
 
@@ -78,66 +83,87 @@ def _add_noises(group: Any) -> None:
         default=("pgd",),
         metavar="NAME,...",
         help=f"[OPTIONAL] one or several of {', '.join(ATTACK_NAMES)}; default: pgd; the first is the "
-        "main one, and the files of another than pgd go into a folder of its name",
+        "main one; if that is not pgd, the files go into a folder of its name",
     )
     group.add_argument(
         "--corruptions",
         type=names_among(CORRUPTION_NAMES, everything=True),
         default=(),
         metavar="NAME,...",
-        help="[OPTIONAL] noise that happens, in five severities: all (that is "
-        f"installed), or some of {', '.join(CORRUPTION_NAMES)}",
+        help="[OPTIONAL] noise from scanners and reconstruction, in five severities: all (those that are installed), "
+        f"or some of {', '.join(CORRUPTION_NAMES)}; default: none",
     )
     group.add_argument(
-        "--norm", choices=["l2", "linf"], default="l2", help="[OPTIONAL] of the noise levels; default: l2"
+        "--norm",
+        choices=["l2", "linf"],
+        default="l2",
+        help="[OPTIONAL] norm of the noise levels: l2, or linf, the largest change of a pixel; default: l2",
     )
-    group.add_argument("--steps", type=positive, default=100, help="[OPTIONAL] steps of the attack; default: 100")
     group.add_argument(
-        "--restarts", type=positive, default=1, help="[OPTIONAL] random starts, of which the worst counts; default: 1"
+        "--steps", type=positive, default=100, help="[OPTIONAL] gradient steps of an attack; default: 100"
+    )
+    group.add_argument(
+        "--restarts",
+        type=positive,
+        default=1,
+        help="[OPTIONAL] random starts, of which the worst point counts; default: 1",
     )
     group.add_argument(
         "--strong-steps",
         type=positive,
         default=300,
-        help="[OPTIONAL] steps of each of the four losses of --attack strong; default: 300",
+        help="[OPTIONAL] gradient steps for each of the four losses of --attack strong; default: 300",
     )
-    group.add_argument("--queries", type=positive, default=1000, help="[OPTIONAL] of --attack square; default: 1000")
+    group.add_argument(
+        "--queries",
+        type=positive,
+        default=1000,
+        help="[OPTIONAL] queries (forwards) per slice of --attack square; default: 1000",
+    )
     group.add_argument(
         "--spsa-samples",
         type=positive,
         default=2048,
-        help="[OPTIONAL] queries per estimate of --attack spsa; default: 2048",
+        help="[OPTIONAL] queries per gradient estimate of --attack spsa; default: 2048",
     )
-    group.add_argument("--spsa-steps", type=positive, default=20, help="[OPTIONAL] of --attack spsa; default: 20")
-    group.add_argument("--vanish", metavar="CLASS", help="[OPTIONAL] the class that --attack vanish makes disappear")
+    group.add_argument("--spsa-steps", type=positive, default=20, help="[OPTIONAL] steps of --attack spsa; default: 20")
+    group.add_argument(
+        "--vanish", metavar="CLASS", help="[OPTIONAL] name of the class that --attack vanish makes disappear"
+    )
     group.add_argument(
         "--transfer-from",
         metavar="TRAINER",
-        help="[OPTIONAL] the model whose noise --attack transfer uses; default: another of those compared",
+        help="[OPTIONAL] trainer of the model whose noise --attack transfer uses; default: another of the compared "
+        "models",
     )
     group.add_argument(
         "--noise-on-padding",
         action="store_true",
-        help="[OPTIONAL] attack the zeros, too, that pad slices smaller than the patch, as the authors' "
-        "code does: for figures beside those of the paper; default: the image's own pixels",
+        help="[OPTIONAL] also attack the zeros that pad a slice smaller than the patch, as the authors' code does, "
+        "for figures beside those of the paper; default: only the image's own pixels",
     )
-    group.add_argument("--seed", type=int, default=0, help="[OPTIONAL] of all random numbers; default: 0")
+    group.add_argument("--seed", type=int, default=0, help="[OPTIONAL] seed of all random numbers; default: 0")
 
 
 def _add_output(group: Any) -> None:
-    group.add_argument("--audit", action="store_true", help="[OPTIONAL] check whether the attack is worth its figures")
+    group.add_argument(
+        "--audit", action="store_true", help="[OPTIONAL] check on up to 16 slices whether the attack can be trusted"
+    )
     group.add_argument(
         "--volumes",
         action="store_true",
-        help="[OPTIONAL] predict whole volumes under attack with nnU-Net's own predictor",
+        help="[OPTIONAL] also predict whole cases under attack with nnU-Net's own predictor",
     )
     group.add_argument(
         "--save-volumes",
         action="store_true",
-        help="[OPTIONAL] the same, and keep noisy images and predictions for a viewer",
+        help="[OPTIONAL] like --volumes, and keep noisy images and predictions for a viewer",
     )
     group.add_argument(
-        "--surface", type=float, metavar="MM", help="[OPTIONAL] with --volumes: NSD at this tolerance, and HD95"
+        "--surface",
+        type=float,
+        metavar="MM",
+        help="[OPTIONAL] with --volumes: add NSD at this tolerance in mm, and HD95 in mm",
     )
     group.add_argument(
         "-o", type=Path, metavar="FOLDER", help="[OPTIONAL] write here instead of robustness/ beside each model"

@@ -14,17 +14,23 @@ def parser() -> argparse.ArgumentParser:
         "nnUNetv2_predict_from_modelfolder -m FOLDER, or nnUNetv2_install_pretrained_model_from_zip FILE.zip.",
     )
     result.add_argument("-d", required=True, metavar="DATASET", help="data set: D4, 4 or Dataset004_Hippocampus")
-    result.add_argument("-c", default="2d", metavar="CONFIGURATION", help="[OPTIONAL] default: 2d")
+    result.add_argument("-c", default="2d", metavar="CONFIGURATION", help="[OPTIONAL] configuration; default: 2d")
     result.add_argument("-f", metavar="FOLDS", help="[OPTIONAL] folds like 0,1 or all; default: every trained one")
-    result.add_argument("-tr", default="nnUNetTrainerIMA", metavar="TRAINER", help="[OPTIONAL] trainer")
-    result.add_argument("-p", default="nnUNetPlansIMA", metavar="PLANS", help="[OPTIONAL] plans identifier")
+    result.add_argument(
+        "-tr", default="nnUNetTrainerIMA", metavar="TRAINER", help="[OPTIONAL] trainer; default: nnUNetTrainerIMA"
+    )
+    result.add_argument(
+        "-p", default="nnUNetPlansIMA", metavar="PLANS", help="[OPTIONAL] plans identifier; default: nnUNetPlansIMA"
+    )
     result.add_argument(
         "-chk",
         default="checkpoint_final.pth",
         metavar="FILE",
         help="[OPTIONAL] checkpoint file; default: checkpoint_final.pth",
     )
-    result.add_argument("-o", type=Path, required=True, metavar="FOLDER_OR_ZIP", help="a new folder, or FILE.zip")
+    result.add_argument(
+        "-o", type=Path, required=True, metavar="FOLDER_OR_ZIP", help="a new folder, or a file ending in .zip"
+    )
     return result
 
 

@@ -28,35 +28,47 @@ def parser() -> argparse.ArgumentParser:
     )
     result.add_argument("-d", required=True, metavar="DATASET", help="data set: D4, 4 or Dataset004_Hippocampus")
     result.add_argument("-c", default="2d", metavar="CONFIGURATION", help="[OPTIONAL] a 2D configuration; default: 2d")
-    result.add_argument("-p", default="nnUNetPlans", metavar="PLANS", help="[OPTIONAL] plans to copy")
+    result.add_argument(
+        "-p", default="nnUNetPlans", metavar="PLANS", help="[OPTIONAL] plans to copy; default: nnUNetPlans"
+    )
     result.add_argument("-o", metavar="PLANS", help="[OPTIONAL] name of the copy; default: the name of -p and IMA")
     result.add_argument("--preset", choices=["paper"], help=f"[OPTIONAL] the paper's settings of {', '.join(PAPER)}")
     result.add_argument(
         "--noise-max",
         type=float,
         metavar="EPS",
-        help="[OPTIONAL] largest margin of IMA, fixed noise level of others: L2 norm over the patch, "
-        "in normalised intensities (SD); default: 0.1 per pixel, as root mean square",
+        help="[OPTIONAL] largest margin of IMA and noise level of methods with a fixed one: L2 norm over the patch, in "
+        "normalised intensities (SD); default: a root mean square of 0.1 SD per pixel",
     )
     result.add_argument(
         "--margin-step",
         type=float,
         metavar="DELTA",
-        help="[OPTIONAL] of IMA: growth of a margin per epoch; default: so that it can just reach --noise-max",
+        help="[OPTIONAL] of IMA: growth of a margin per epoch, in SD; default: such that margins can just reach "
+        "--noise-max",
     )
     result.add_argument("--beta", type=float, help="[OPTIONAL] of IMA: weight of the noisy loss, 0 to 1; default: 0.5")
-    result.add_argument("--steps", type=int, help="[OPTIONAL] of IMA: steps of the attack; default: 20")
-    result.add_argument("--alpha", type=float, help="[OPTIONAL] of IMA: step length times steps / margin; default: 4")
-    result.add_argument("--bisections", type=int, help="[OPTIONAL] of IMA: of the boundary; default: 10")
+    result.add_argument("--steps", type=int, help="[OPTIONAL] of IMA: gradient steps of the attack; default: 20")
     result.add_argument(
-        "--random-start", action="store_true", default=None, help="[OPTIONAL] of IMA: start attacks at random"
+        "--alpha", type=float, help="[OPTIONAL] of IMA: each step has the length alpha * margin / steps; default: 4"
+    )
+    result.add_argument(
+        "--bisections",
+        type=int,
+        help="[OPTIONAL] of IMA: bisections of the segment that crosses the boundary; default: 10",
+    )
+    result.add_argument(
+        "--random-start",
+        action="store_true",
+        default=None,
+        help="[OPTIONAL] of IMA: start attacks at random points; default: at the clean slice",
     )
     result.add_argument(
         "--set",
         action="append",
         default=[],
         metavar="METHOD.NAME=VALUE",
-        help=f"[OPTIONAL] a setting of any method, like trades.beta=1, several times; methods: "
+        help=f"[OPTIONAL] a setting of any method, like trades.beta=1; may be given several times; methods: "
         f"{', '.join(word for word in methods() if word != 'ce')}",
     )
     result.add_argument("--norm", choices=["l2", "linf"], help="[OPTIONAL] norm of the noise; default: l2")
@@ -64,13 +76,19 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument(
         "--dice",
         choices=["mean", "max", "merged"],
-        help="[OPTIONAL] Dice of a slice: mean or max over its classes, or all classes merged",
+        help="[OPTIONAL] Dice of a slice: mean or max over its classes, or all classes merged into one; default: mean",
     )
-    result.add_argument("--epochs", type=int, help="[OPTIONAL] default: nnU-Net's")
-    result.add_argument("--iterations", type=int, help="[OPTIONAL] training steps per epoch; default: nnU-Net's")
-    result.add_argument("--val-iterations", type=int, help="[OPTIONAL] validation steps per epoch; default: nnU-Net's")
-    result.add_argument("--attack-precision", choices=PRECISIONS, help="[OPTIONAL] default: auto")
-    result.add_argument("--batch-size", type=positive, help="[OPTIONAL] instead of the one in the plans")
+    result.add_argument("--epochs", type=int, help="[OPTIONAL] epochs of the training; default: nnU-Net's 1000")
+    result.add_argument("--iterations", type=int, help="[OPTIONAL] training steps per epoch; default: nnU-Net's 250")
+    result.add_argument(
+        "--val-iterations", type=int, help="[OPTIONAL] validation steps per epoch; default: nnU-Net's 50"
+    )
+    result.add_argument(
+        "--attack-precision",
+        choices=PRECISIONS,
+        help="[OPTIONAL] precision of attacks; default: auto, half where the device computes it natively",
+    )
+    result.add_argument("--batch-size", type=positive, help="[OPTIONAL] slices per batch; default: as in the plans")
     result.add_argument(
         "--features",
         type=positives,
@@ -83,17 +101,29 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _add_preview_arguments(group: Any) -> None:
-    group.add_argument("--preview", type=Path, metavar="FILE", help="[OPTIONAL] draw noisy slices: PNG, PDF or SVG")
+    group.add_argument(
+        "--preview",
+        type=Path,
+        metavar="FILE",
+        help="[OPTIONAL] draw slices at several noise levels into FILE: PNG, PDF or SVG",
+    )
     group.add_argument(
         "--noise",
         type=noise_levels,
         metavar="5,10,15",
-        help="[OPTIONAL] noise levels; default: a quarter, a half and all of --noise-max",
+        help="[OPTIONAL] noise levels to draw; default: a quarter, a half and all of --noise-max",
     )
-    group.add_argument("-tr", metavar="TRAINER", help="[OPTIONAL] adversarial noise of this trained model as well")
+    group.add_argument(
+        "-tr", metavar="TRAINER", help="[OPTIONAL] also draw adversarial noise against the model of this trainer"
+    )
     group.add_argument("-mp", metavar="PLANS", help="[OPTIONAL] plans of that model; default: its newest")
     group.add_argument("-f", metavar="FOLD", help="[OPTIONAL] fold of that model; default: its newest")
-    group.add_argument("-chk", default="checkpoint_final.pth", metavar="FILE", help="[OPTIONAL] of that model")
+    group.add_argument(
+        "-chk",
+        default="checkpoint_final.pth",
+        metavar="FILE",
+        help="[OPTIONAL] checkpoint of that model; default: checkpoint_final.pth",
+    )
     group.add_argument("-device", choices=["cuda", "cpu", "mps"], help="[OPTIONAL] default: cuda, cpu without one")
 
 

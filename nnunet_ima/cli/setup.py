@@ -22,14 +22,18 @@ def parser() -> argparse.ArgumentParser:
         default="cmd" if os.name == "nt" else "sh",
         help="[OPTIONAL] syntax of the line; default: sh (bash, zsh), cmd on Windows",
     )
-    choice.add_argument("--check", action="store_true", help="[OPTIONAL] look at every link from Python to the data")
+    choice.add_argument(
+        "--check",
+        action="store_true",
+        help="[OPTIONAL] check every link from Python to the data, and say what is missing",
+    )
     choice.add_argument(
         "--install",
         action="store_true",
-        help="[OPTIONAL] put one file into the nnU-Net installation instead of a variable",
+        help="[OPTIONAL] put one file into the nnU-Net installation, so that no environment variable is needed",
     )
     choice.add_argument("--uninstall", action="store_true", help="[OPTIONAL] remove that file")
-    result.add_argument("-d", metavar="DATASET", help="[OPTIONAL] with --check: look at this data set too")
+    result.add_argument("-d", metavar="DATASET", help="[OPTIONAL] with --check: check this data set too")
     return result
 
 

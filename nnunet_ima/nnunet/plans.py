@@ -16,7 +16,7 @@ def read_plans(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text())
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is no valid JSON ({error}): plan the data set again.") from error
+        raise UserError(f"{path} is not valid JSON ({error}): plan the data set again.") from error
     if not isinstance(content, dict) or "configurations" not in content:
         raise UserError(f"{path} holds no configurations: plan the data set again.")
     return content

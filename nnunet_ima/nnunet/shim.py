@@ -40,7 +40,7 @@ def install() -> Path:
     """Write the shim; the same again where it is already. UserError where nothing can be written."""
     file = shim_file()
     if file.exists() and not is_installed():
-        raise UserError(f"{file} exists and is not of nnunet-ima: move it away first.")
+        raise UserError(f"{file} exists and does not belong to nnunet-ima: move it away first.")
     try:
         with replacing(file) as temporary:
             temporary.write_text(SHIM)

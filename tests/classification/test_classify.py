@@ -347,7 +347,7 @@ def test_mistakes_are_one_sentence(
     refused("the class folders only hold no images", *train, "--data", str(one))
     Image.fromarray(np.zeros((4, 4), np.uint8)).save(one / "only" / "a.png")
     refused("has 1 class folders, two or more are needed", *train, "--data", str(one))
-    refused("is no folder", *train, "--data", str(tmp_path / "nowhere"))
+    refused("is not a folder", *train, "--data", str(tmp_path / "nowhere"))
     refused("leave nothing of the 24 images", *train, "--data", str(data), "--test", "24")
     refused("beta of IMA must be a number from 0 to 1, got 3.0", *train, "--data", str(data), "--beta", "3")
     refused("image_size must be above 32, got 32", *train, "--data", str(data), "--image-size", "32")
@@ -500,5 +500,5 @@ def test_a_csv_is_checked(data: Path, tmp_path: Path) -> None:
     refused("left/00.png is in test and train", "left/00.png,left,train,", "left/00.png,left,test,")
     refused("has 1 class, two or more", "left/00.png,left,train,a")
     (tmp_path / "split.csv").write_text("file,label\nleft/00.png,left\n")
-    with pytest.raises(UserError, match="lacks the columns split"):
+    with pytest.raises(UserError, match="has no columns split"):
         read_split(data, tmp_path / "split.csv")

@@ -67,7 +67,7 @@ def test_a_variable_that_names_no_folder_is_named_with_its_value(
     if is_file:
         path.touch()
     monkeypatch.setenv("nnUNet_raw", str(path))
-    with pytest.raises(UserError, match=r"nnUNet_raw names .*place, which is no folder"):
+    with pytest.raises(UserError, match=r"nnUNet_raw names .*place, which is not a folder"):
         nnunet_folder("nnUNet_raw")
 
 

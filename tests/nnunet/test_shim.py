@@ -82,6 +82,6 @@ def test_a_file_of_somebody_else_is_left_alone(copied: tuple[Path, dict[str, str
     shim.write_text("mine = 1\n")
     command = [sys.executable, "-m", "nnunet_ima.cli.setup", "--install"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    assert done.returncode == 1 and done.stderr.count("\n") == 1 and "is not of nnunet-ima" in done.stderr
+    assert done.returncode == 1 and done.stderr.count("\n") == 1 and "does not belong to nnunet-ima" in done.stderr
     assert "Nothing to remove" in _setup(environment, "--uninstall")
     assert shim.read_text() == "mine = 1\n" and MARKER not in shim.read_text()

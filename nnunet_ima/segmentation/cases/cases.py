@@ -82,7 +82,7 @@ class RawCases(_LastKept):
         ending = predictor.dataset_json["file_ending"]
         for flag, folder in (("-i", images), ("-gt", references)):
             if not folder.is_dir():
-                raise UserError(f"{flag} {folder} is no folder: name the one that holds the files.")
+                raise UserError(f"{flag} {folder} is not a folder: name the one that holds the files.")
         self.names = sorted(get_identifiers_from_splitted_dataset_folder(str(images), ending))
         if not self.names:
             raise UserError(f"-i {images} holds no images named like CASE_0000{ending}: name the folder that does.")
@@ -92,7 +92,7 @@ class RawCases(_LastKept):
         missing = [file.name for file in self._references.values() if not file.is_file()]
         if missing:
             raise UserError(
-                f"-gt {references} lacks the references {', '.join(missing)}: add them, or move the images."
+                f"-gt {references} has no references for {', '.join(missing)}: add them, or move the images."
             )
         wanted = len(predictor.dataset_json.get("channel_names", predictor.dataset_json.get("modality", {})))
         for case, found in self._images.items():
