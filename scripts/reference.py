@@ -1,0 +1,131 @@
+"""The generated pages of the reference, made whenever mkdocs builds the site: commands from their parsers, settings
+from the methods themselves, so that neither can drift from the code."""
+
+import argparse
+import inspect
+import math
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import MISSING, Field, fields
+from pathlib import Path
+from typing import Any
+
+from nnunet_ima.classification.settings import Settings as ClassifierSettings
+from nnunet_ima.cli import classify, eval, export, plan, setup
+from nnunet_ima.methods.registry import methods
+from nnunet_ima.segmentation.settings import Settings
+
+# mkdocs runs this file from elsewhere.
+sys.path.insert(0, str(Path(__file__).parent))
+from griffe_prose import prose  # noqa: E402
+
+PARSERS = (plan, eval, export, classify, setup)
+
+
+def commands() -> str:
+    """`reference/commands.md`."""
+    lines = [
+        "# Commands",
+        "",
+        "Generated from the parsers: what `--help` prints. Exit codes: 0 where all went well, 1 with one sentence for "
+        "a mistake that you can put right, 2 for bad usage, 130 after Ctrl-C.",
+        "",
+    ]
+    for module in PARSERS:
+        lines += _command(module.parser())
+    return "\n".join(lines)
+
+
+def _command(parser: argparse.ArgumentParser) -> Iterator[str]:
+    yield from ("", f"## {parser.prog}", "", parser.description or "", "")
+    subcommands = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
+    if subcommands:
+        for inner in subcommands[0].choices.values():
+            yield from _command(inner)
+        return
+    usage = parser.format_usage().removeprefix("usage: ")
+    yield from ("```text", usage.strip(), "```", "")
+    for group in parser._action_groups:
+        actions = [action for action in group._group_actions if not isinstance(action, argparse._HelpAction)]
+        if actions:
+            title = "" if group.title in ("options", "positional arguments", "optional arguments") else group.title
+            yield from (f"**{title}**", "") if title else ()
+            yield from ("| flag | meaning |", "|---|---|")
+            yield from (f"| `{_flag(action)}` | {_cell(_meaning(action))} |" for action in actions)
+            yield ""
+
+
+def _flag(action: argparse.Action) -> str:
+    names = ", ".join(action.option_strings) or action.dest
+    if action.nargs == 0:
+        return names
+    value = action.metavar or (",".join(map(str, action.choices)) if action.choices else action.dest.upper())
+    return f"{names} {value}"
+
+
+def _meaning(action: argparse.Action) -> str:
+    text = (action.help or "").replace("%%", "%").removeprefix("[OPTIONAL] ")
+    return f"**required**; {text}" if action.required else text
+
+
+def settings() -> str:
+    """`reference/settings.md`."""
+    lines = [
+        "# Settings",
+        "",
+        "Generated from the code. `nnunet-ima-plan` writes them into the plans, under the key `ima`; "
+        "`nnunet-ima-classify train` keeps them beside its checkpoints. `--set METHOD.NAME=VALUE` changes a setting "
+        "of a method.",
+        "",
+        "## Of a training in nnU-Net",
+        "",
+        *_documented(Settings),
+        "## Of a classifier",
+        "",
+        *_documented(ClassifierSettings),
+        "## Of the methods",
+        "",
+        "`noise` is the noise level, given by `--noise-max` or by the number in the trainer's name.",
+        "",
+    ]
+    for word, method in methods().items():
+        lines += [f"### {method.label}", "", f"Trainer `nnUNetTrainer{method.label}`, `--method {word}`.", ""]
+        lines += [*_documented(method), ""]
+    return "\n".join(lines)
+
+
+def _documented(kind: type[Any]) -> list[str]:
+    text = [*prose(inspect.getdoc(kind) or "").splitlines(), ""]
+    rows = [row for one in fields(kind) if one.name not in ("norm", "bounds", "methods") for row in _row(one)]
+    return [*text, "| setting | default | range |", "|---|---|---|", *rows, ""]
+
+
+def _row(one: Field[Any]) -> Iterator[str]:
+    default = one.default if one.default is not MISSING else "{}"
+    low, high = one.metadata.get("low"), one.metadata.get("high")
+    if low is None:
+        allowed = ""
+    elif math.isinf(high):
+        allowed = f"{low:g} or more"
+    else:
+        allowed = f"{low:g} to {high:g}"
+    whole = ", whole" if one.metadata.get("whole") else ""
+    shown = "from the rest" if default is None else f"`{default}`"
+    yield f"| `{one.name}` | {shown} | {allowed}{whole} |"
+
+
+def _cell(text: str) -> str:
+    return re.sub(r"\s+", " ", text).replace("|", "\\|")
+
+
+def write(pages: Sequence[tuple[str, str]]) -> None:
+    import mkdocs_gen_files
+
+    for name, content in pages:
+        with mkdocs_gen_files.open(name, "w") as file:
+            file.write(content + "\n")
+
+
+if __name__ in ("__main__", "<run_path>"):
+    write([("reference/commands.md", commands()), ("reference/settings.md", settings())])
