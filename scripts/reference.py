@@ -18,7 +18,7 @@ from nnunet_ima.segmentation.settings import Settings
 
 # mkdocs runs this file from elsewhere.
 sys.path.insert(0, str(Path(__file__).parent))
-from griffe_prose import prose  # noqa: E402
+from griffe_prose import prose
 
 PARSERS = (plan, eval, export, classify, setup)
 
@@ -104,14 +104,14 @@ def _documented(kind: type[Any]) -> list[str]:
 def _row(one: Field[Any]) -> Iterator[str]:
     default = one.default if one.default is not MISSING else "{}"
     low, high = one.metadata.get("low"), one.metadata.get("high")
-    if low is None:
+    if low is None or high is None:
         allowed = ""
     elif math.isinf(high):
         allowed = f"{low:g} or more"
     else:
         allowed = f"{low:g} to {high:g}"
     whole = ", whole" if one.metadata.get("whole") else ""
-    shown = "from the rest" if default is None else f"`{default}`"
+    shown = "see above" if default is None else f"`{default}`"
     yield f"| `{one.name}` | {shown} | {allowed}{whole} |"
 
 
