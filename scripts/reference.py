@@ -1,25 +1,25 @@
-"""The generated pages of the reference, made whenever mkdocs builds the site: commands from their parsers, settings
-from the methods themselves, so that neither can drift from the code."""
+"""Writes the generated pages of the reference: commands from their parsers, settings from the methods themselves.
+
+`scripts/docs` runs it, and a test compares: neither page can drift from the code.
+"""
 
 import argparse
 import inspect
 import math
 import re
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import MISSING, Field, fields
 from pathlib import Path
 from typing import Any
+
+from griffe_prose import prose
 
 from nnunet_ima.classification.settings import Settings as ClassifierSettings
 from nnunet_ima.cli import classify, eval, export, plan, setup
 from nnunet_ima.methods.registry import methods
 from nnunet_ima.segmentation.settings import Settings
 
-# mkdocs runs this file from elsewhere.
-sys.path.insert(0, str(Path(__file__).parent))
-from griffe_prose import prose
-
+FOLDER = Path(__file__).parents[1] / "docs" / "reference"
 PARSERS = (plan, eval, export, classify, setup)
 
 
@@ -34,7 +34,11 @@ def commands() -> str:
     ]
     for module in PARSERS:
         lines += _command(module.parser())
-    return "\n".join(lines)
+    return _page(lines)
+
+
+def _page(lines: Sequence[str]) -> str:
+    return re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).strip() + "\n"
 
 
 def _command(parser: argparse.ArgumentParser) -> Iterator[str]:
@@ -44,8 +48,8 @@ def _command(parser: argparse.ArgumentParser) -> Iterator[str]:
         for inner in subcommands[0].choices.values():
             yield from _command(inner)
         return
-    usage = parser.format_usage().removeprefix("usage: ")
-    yield from ("```text", usage.strip(), "```", "")
+    needed = " ".join(_flag(action) for action in parser._actions if action.required)
+    yield from ("```text", f"{parser.prog} {needed} ...".replace("  ", " "), "```", "")
     for group in parser._action_groups:
         actions = [action for action in group._group_actions if not isinstance(action, argparse._HelpAction)]
         if actions:
@@ -92,7 +96,7 @@ def settings() -> str:
     for word, method in methods().items():
         lines += [f"### {method.label}", "", f"Trainer `nnUNetTrainer{method.label}`, `--method {word}`.", ""]
         lines += [*_documented(method), ""]
-    return "\n".join(lines)
+    return _page(lines)
 
 
 def _documented(kind: type[Any]) -> list[str]:
@@ -119,13 +123,8 @@ def _cell(text: str) -> str:
     return re.sub(r"\s+", " ", text).replace("|", "\\|")
 
 
-def write(pages: Sequence[tuple[str, str]]) -> None:
-    import mkdocs_gen_files
+PAGES = {"commands.md": commands, "settings.md": settings}
 
-    for name, content in pages:
-        with mkdocs_gen_files.open(name, "w") as file:
-            file.write(content + "\n")
-
-
-if __name__ in ("__main__", "<run_path>"):
-    write([("reference/commands.md", commands()), ("reference/settings.md", settings())])
+if __name__ == "__main__":
+    for name, page in PAGES.items():
+        (FOLDER / name).write_text(page(), encoding="utf-8")
