@@ -8,7 +8,7 @@ import griffe
 
 NAMES = r"[a-z_]\w*(?:, [a-z_]\w*)*"
 STARTS = re.compile(rf"({NAMES}): (?=\S)")
-WITHIN = re.compile(rf"(?<=[.;]) (?=(?!default)(?:{NAMES}): \S)")
+WITHIN = re.compile(rf"(?<=[.;]) (?=(?!default)(?:{NAMES}): \S)(?![^()]*\))")
 
 
 def prose(docstring: str) -> str:

@@ -10,12 +10,13 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import MISSING, Field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
 from griffe_prose import prose
 
 from nnunet_ima.classification.settings import Settings as ClassifierSettings
 from nnunet_ima.cli import classify, eval, export, plan, setup
+from nnunet_ima.methods.method import Method
 from nnunet_ima.methods.registry import methods
 from nnunet_ima.segmentation.settings import Settings
 
@@ -90,7 +91,9 @@ def settings() -> str:
         *_documented(ClassifierSettings),
         "## Of the methods",
         "",
-        "`noise` is the noise level, given by `--noise-max` or by the number in the trainer's name.",
+        "`noise` is the noise level, given by `--noise-max` or by the number in the trainer's name. `steps` are the "
+        "gradient steps of the attack, each of the length `alpha` * noise level / `steps`; with `random_start` the "
+        "attack starts at a random point of the ball instead of at the sample.",
         "",
     ]
     for word, method in methods().items():
@@ -101,14 +104,18 @@ def settings() -> str:
 
 def _documented(kind: type[Any]) -> list[str]:
     text = [*prose(inspect.getdoc(kind) or "").splitlines(), ""]
-    rows = [row for one in fields(kind) if one.name not in ("norm", "bounds", "methods") for row in _row(one)]
+    # Of a method, norm and bounds come from the training; `methods` are those of the sections below.
+    given = ("norm", "bounds") if issubclass(kind, Method) else ("methods",)
+    rows = [row for one in fields(kind) if one.name not in given for row in _row(one)]
     return [*text, "| setting | default | range |", "|---|---|---|", *rows, ""]
 
 
 def _row(one: Field[Any]) -> Iterator[str]:
     default = one.default if one.default is not MISSING else "{}"
     low, high = one.metadata.get("low"), one.metadata.get("high")
-    if low is None or high is None:
+    if get_origin(one.type) is Literal:
+        allowed = ", ".join(f"`{choice}`" for choice in get_args(one.type))
+    elif low is None or high is None:
         allowed = ""
     elif math.isinf(high):
         allowed = f"{low:g} or more"

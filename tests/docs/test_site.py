@@ -37,14 +37,14 @@ def test_the_site_builds_without_warnings_and_needs_no_network(site: Path) -> No
 
 
 def test_the_api_of_attacks_methods_and_metrics_is_there(site: Path) -> None:
-    text = (site / "reference" / "api" / "index.html").read_text()
+    text = (site / "reference" / "api.html").read_text()
     for name in ("attacks.pgd.pgd", "attacks.boundary.bpgd", "methods.method.Method", "methods.margins.MarginStore"):
         assert f'id="nnunet_ima.{name}"' in text
 
 
 def test_every_flag_and_every_setting_is_in_the_reference(site: Path) -> None:
-    commands = (site / "reference" / "commands" / "index.html").read_text()
-    settings = (site / "reference" / "settings" / "index.html").read_text()
+    commands = (site / "reference" / "commands.html").read_text()
+    settings = (site / "reference" / "settings.html").read_text()
     for module in (plan, eval, export, classify, setup):
         help_text = module.parser().format_help()
         assert module.parser().prog in commands
@@ -67,6 +67,9 @@ def test_the_generated_pages_are_those_of_the_code(name: str) -> None:
 def test_docstrings_become_lists() -> None:
     from griffe_prose import prose
 
+    assert prose("ids: any (slices: a; images: b), each once. more: yes.") == (
+        "- `ids`: any (slices: a; images: b), each once.\n- `more`: yes."
+    )
     assert prose("Does this.\n\nx, y: images;\n    and more. steps: how\nmany * times. None: all.\nThe rest.") == (
         "Does this.\n\n\n- `x, y`: images; and more.\n- `steps`: how many \\* times. None: all.\nThe rest.\n"
     )
