@@ -122,7 +122,8 @@ def _row(one: Field[Any]) -> Iterator[str]:
     else:
         allowed = f"{low:g} to {high:g}"
     whole = ", whole" if one.metadata.get("whole") else ""
-    shown = "see above" if default is None else f"`{default}`"
+    text = f"{default:.4g}" if isinstance(default, float) else str(default)
+    shown = "see above" if default is None else f"`{text}`"
     yield f"| `{one.name}` | {shown} | {allowed}{whole} |"
 
 
@@ -133,5 +134,6 @@ def _cell(text: str) -> str:
 PAGES = {"commands.md": commands, "settings.md": settings}
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__).parse_args()
     for name, page in PAGES.items():
         (FOLDER / name).write_text(page(), encoding="utf-8")

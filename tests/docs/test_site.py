@@ -1,6 +1,7 @@
 """The site, built as `scripts/docs` builds it."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ from nnunet_ima.cli import classify, eval, export, plan, setup
 from nnunet_ima.methods.registry import OWN
 from tests.docs.pages import ROOT
 
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 sys.path.insert(0, str(ROOT / "scripts"))
 
 
@@ -34,6 +36,22 @@ def test_the_site_builds_without_warnings_and_needs_no_network(site: Path) -> No
         text = page.read_text()
         for loaded in ('<script src="http', '<link rel="stylesheet" href="http', '<img src="http', "fonts.googleapis"):
             assert loaded not in text, f"{page}: {loaded}"
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
+def test_pages_open_from_the_disk_and_ask_nobody(site: Path) -> None:
+    """What scripts load at run time, such as numbers from GitHub, is not in the HTML."""
+    playwright = pytest.importorskip("playwright.sync_api")
+    asked: list[str] = []
+    with playwright.sync_playwright() as started:
+        browser = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+        page = browser.new_page()
+        page.on("request", lambda request: asked.append(request.url))
+        for name in ("index.html", "reference/api.html", "tutorials/first_look.html"):
+            page.goto((site / name).as_uri(), wait_until="networkidle")
+            assert page.locator("article h1").count() == 1, name
+        browser.close()
+    assert [url for url in asked if not url.startswith(("file:", "data:"))] == []
 
 
 def test_the_api_of_attacks_methods_and_metrics_is_there(site: Path) -> None:
