@@ -77,7 +77,12 @@ def chart(title: str, axis: str, positions: Sequence[float], heads: Sequence[str
     """Percent against the positions; heads: what each position is called above its values."""
     xs = [_x(position, positions) for position in positions]
     return Chart(
-        title, axis, _in_words(title, positions, series), _ticks(positions), _drawings(xs, series), _columns(xs, heads, series)
+        title,
+        axis,
+        _in_words(title, positions, series),
+        _ticks(positions),
+        _drawings(xs, series),
+        _columns(xs, heads, series),
     )
 
 

@@ -76,7 +76,10 @@ def noise_charts(models: Sequence[dict[str, Any]]) -> tuple[list[charts.Chart], 
     """The same as `noise_curves` for the report, with the legend."""
     levels = models[0]["levels"]
     positions, heads = [level["noise"] for level in levels], [level_told(models[0], level) for level in levels]
-    series = {key: [one for number_, named in _numbered(models) for one in _series(key, number_, *named)] for key, _ in FIGURES}
+    series = {
+        key: [one for number_, named in _numbered(models) for one in _series(key, number_, *named)]
+        for key, _ in FIGURES
+    }
     drawn = [charts.chart(title, "noise level", positions, heads, series[key]) for key, title in reversed(FIGURES)]
     return drawn, charts.legend(series["adi"])
 

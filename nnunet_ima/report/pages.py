@@ -1,5 +1,6 @@
 """Reports as HTML files, from the templates in `report/templates`."""
 
+import math
 from collections.abc import Sequence
 
 from jinja2 import Environment, PackageLoader, select_autoescape
@@ -16,7 +17,14 @@ def new_environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"png": png, "percent": _percent, "interval": _interval, "p_value": _p_value, "signed": _signed}
+    environment.filters |= {
+        "png": png,
+        "percent": _percent,
+        "interval": _interval,
+        "p_value": _p_value,
+        "signed": _signed,
+        "dice": _dice,
+    }
     environment.globals |= {"chart_size": (charts.WIDTH, charts.HEIGHT), "chart_height": charts.height}
     return environment
 
@@ -35,3 +43,7 @@ def _p_value(value: float | None) -> str:
 
 def _signed(value: float | None, digits: int = 1) -> str:
     return "none" if value is None else f"{value:+.{digits}f}"
+
+
+def _dice(value: float) -> str:
+    return "none" if math.isnan(value) else f"{value:.2f}"
