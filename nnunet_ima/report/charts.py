@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 WIDTH, HEIGHT = 440, 300
 LEFT, RIGHT, TOP, BOTTOM = 38, 14, 12, 44
@@ -130,7 +131,7 @@ def _path(points: Sequence[tuple[float, float]]) -> str:
 
 
 def _columns(xs: Sequence[float], heads: Sequence[str], series: Sequence[Series]) -> list[Column]:
-    middles = [(first + second) / 2 for first, second in zip(xs, xs[1:], strict=False)]
+    middles = [(first + second) / 2 for first, second in pairwise(xs)]
     edges = [LEFT / 2, *middles, WIDTH]
     columns = []
     for number, (x, head) in enumerate(zip(xs, heads, strict=True)):

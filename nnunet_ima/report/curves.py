@@ -75,7 +75,10 @@ def corruption_curves(models: Sequence[dict[str, Any]]) -> Any:
 def noise_charts(models: Sequence[dict[str, Any]]) -> tuple[list[charts.Chart], list[charts.Series]]:
     """The same as `noise_curves` for the report, with the legend."""
     levels = models[0]["levels"]
-    positions, heads = [level["noise"] for level in levels], [level_told(models[0], level) for level in levels]
+    positions, heads = (
+        [level["noise"] for level in levels],
+        [f"noise level {level_told(models[0], level)}" for level in levels],
+    )
     series = {
         key: [one for number_, named in _numbered(models) for one in _series(key, number_, *named)]
         for key, _ in FIGURES
@@ -89,9 +92,9 @@ def _numbered(models: Sequence[dict[str, Any]]) -> list[tuple[int, tuple[str, di
 
 
 def level_told(model: dict[str, Any], level: dict[str, Any]) -> str:
-    """Noise level with its size per pixel."""
+    """The noise level with its size per pixel."""
     units = "" if level["rms_in_units"] is None else f", {level['rms_in_units']:.2g} {model['unit']}"
-    return f"noise level {level['noise']:g} ({level['rms_per_pixel']:.2g} SD{units})"
+    return f"{level['noise']:g} ({level['rms_per_pixel']:.2g} SD{units})"
 
 
 def _series(key: str, color: int, name: str, model: dict[str, Any]) -> list[charts.Series]:
@@ -122,7 +125,7 @@ def structure_chart(models: Sequence[dict[str, Any]]) -> tuple[charts.Chart, lis
         for color, (name, model) in _numbered(models)
         for row, structure in enumerate(model["classes"])
     ]
-    heads = [level_told(models[0], level) for level in levels]
+    heads = [f"noise level {level_told(models[0], level)}" for level in levels]
     title = f"Dice (%) of each structure under {models[0]['attack']}"
     return charts.chart(title, "noise level", [level["noise"] for level in levels], heads, series), series
 

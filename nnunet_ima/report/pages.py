@@ -17,14 +17,8 @@ def new_environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {
-        "png": png,
-        "percent": _percent,
-        "interval": _interval,
-        "p_value": _p_value,
-        "signed": _signed,
-        "dice": _dice,
-    }
+    environment.filters |= {"png": png, "percent": _percent, "interval": _interval}
+    environment.filters |= {"p_value": _p_value, "signed": _signed, "dice": _dice}
     environment.globals |= {"chart_size": (charts.WIDTH, charts.HEIGHT), "chart_height": charts.height}
     return environment
 

@@ -91,7 +91,7 @@ def _picture(subject: Subject, main: Found, row: int, item: Slice, name: str) ->
         images.append(noisy[0, 0].cpu().numpy())
         found.append(objective.prediction(output)[0].cpu().numpy())
         dice.append(float(slice_dice(objective.counts(output, y).cpu().numpy())[0]))
-    title = f"{name}: {item.case}, slice {item.number}. Dice {dice[0]:.2f} clean, {dice[row]:.2f} under attack."
+    title = f"{name}: {item.case}, slice {item.number}"
     figure = _drawn((images[0], images[row]), reference, (found[0], found[row]))
     frames = _frames(main.levels, images, found, dice)
     return Picture(name, title, figure, reference.shape[1:], outline(reference), frames)

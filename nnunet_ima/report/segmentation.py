@@ -58,10 +58,7 @@ def _filled_in(content: dict[str, Any], shown: Sequence[Shown], margins: Sequenc
         "figures": (FIGURES[1], FIGURES[0], FAILED),
         "level_heads": [_head(level, models[0]["unit"]) for level in models[0]["levels"]],
         "level_told": [level_told(models[0], level) for level in models[0]["levels"]],
-        "case_heads": [
-            "case",
-            *(_case_head(name, level) for name, model in _named(models) for level in model["levels"]),
-        ],
+        "case_heads": _case_heads(models),
         "curves": curves,
         "curve_key": curve_key,
         "structures": structure_chart(models),
@@ -95,18 +92,16 @@ def _sections(filled: dict[str, Any]) -> list[tuple[str, str]]:
     return [(anchor, heading) for anchor, heading, there in sections if there]
 
 
-def _named(models: Sequence[dict[str, Any]]) -> list[tuple[str, dict[str, Any]]]:
-    return list(zip(names(models), models, strict=True))
-
-
 def _head(level: dict[str, Any], unit: str | None) -> Markup:
     """Of a column: the noise level, its size per pixel below it."""
     units = "" if level["rms_in_units"] is None else Markup("<br>{:.3g} {}").format(level["rms_in_units"], unit)
-    return Markup("{:g}<small>{:.3f} SD{}</small>").format(level["noise"], level["rms_per_pixel"], units)
+    return Markup("{:g}<small>{:.2g} SD{}</small>").format(level["noise"], level["rms_per_pixel"], units)
 
 
-def _case_head(name: str, level: dict[str, Any]) -> Markup:
-    return Markup("{:g}<small>{}</small>").format(level["noise"], name)
+def _case_heads(models: Sequence[dict[str, Any]]) -> list[str]:
+    named = zip(names(models), models, strict=True)
+    head = Markup("{:g}<small>{}</small>")
+    return ["case", *(head.format(level["noise"], name) for name, model in named for level in model["levels"])]
 
 
 def _pair(row: dict[str, Any], models: Sequence[dict[str, Any]]) -> str:
