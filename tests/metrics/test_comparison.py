@@ -1,6 +1,7 @@
 """Models compared in pairs: from how many cases on there is a test."""
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -8,7 +9,7 @@ import pytest
 from nnunet_ima.metrics.comparison import FEWEST_CASES, compare
 
 
-def _model(dice: list[float | None]) -> dict[str, Any]:
+def _model(dice: Sequence[float | None]) -> dict[str, Any]:
     per_case = {f"case{number}": [value] for number, value in enumerate(dice)}
     return {"levels": [{"noise": 5.0}], "adi_per_case": per_case, "dice_per_case": {"box": per_case}}
 
