@@ -2,6 +2,7 @@
 
 import base64
 import io
+from typing import Any
 
 import numpy as np
 from contourpy import contour_generator
@@ -33,7 +34,7 @@ def _lines(mask: NDArray[np.bool_]) -> list[NDArray[np.float64]]:
     """A frame of background closes the outlines at the edges."""
     if not mask.any():
         return []
-    lines: list[NDArray[np.float64]] = contour_generator(z=np.pad(mask, 1).astype(float)).lines(0.5)
+    lines: Any = contour_generator(z=np.pad(mask, 1).astype(float)).lines(0.5)
     return [line - 0.5 for line in lines]
 
 
