@@ -140,6 +140,16 @@ def test_models_are_compared_case_by_case() -> None:
     assert f"nnUNetTrainerIMA - nnUNetTrainerPlain {rows[6]['mean']:+.1f}, p = 0.07 (8 cases)" in printed
 
 
+def test_too_few_cases_are_said_to_be_too_few_and_listed() -> None:
+    models = [_summary(0, 0.1), _summary(1, 0.4, "nnUNetTrainerPlain")]
+    tables = [one for model in models for one in (model["adi_per_case"], *model["dice_per_case"].values())]
+    for per_case in tables:
+        for case in ("case0", "case1", "case2"):
+            del per_case[case]
+    printed = table(models)
+    assert printed.count("too few cases for a test (5: ") == 3 and "p = " not in printed and "Wilcoxon" not in printed
+
+
 def test_the_same_model_twice_does_not_differ() -> None:
     assert all(row["p"] == 1 and row["mean"] == 0 for row in compare([_summary(0, 0.3), _summary(0, 0.3)]))
 
