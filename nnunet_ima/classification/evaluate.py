@@ -86,6 +86,7 @@ def evaluate(run: Path, request: Request) -> Evaluated:
     content |= {
         "classes": classes,
         "images": len(images),
+        "pixels": images.x[0].numel(),
         "part": "data" if request.data else "test",
         "norm": settings.norm,
         "attacks": {

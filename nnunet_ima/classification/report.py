@@ -10,10 +10,12 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from nnunet_ima.classification.answer import answer
 from nnunet_ima.classification.data import Images
 from nnunet_ima.classification.robustness import Answers
 from nnunet_ima.files import replacing
 from nnunet_ima.plots import new_figure, png, save
+from nnunet_ima.report import charts
 from nnunet_ima.report.pages import new_environment
 
 CELL = 20
@@ -94,6 +96,29 @@ def curves(models: Sequence[dict[str, Any]], levels: Sequence[float]) -> Any:
     return figure
 
 
+def chart(models: Sequence[dict[str, Any]], levels: Sequence[float]) -> tuple[charts.Chart, list[charts.Series]]:
+    """The same as `curves` for the report, with its legend."""
+    series = []
+    for color, model in enumerate(models):
+        strongest = worst_attack(model)
+        for row, (attack, found) in enumerate(model["attacks"].items()):
+            if len(models) > 1 and attack != strongest:
+                continue
+            values = [figures["accuracy"][0] for figures in found]
+            if attack == strongest:
+                band = [figures["accuracy"][1:] for figures in found]
+                series.append(charts.Series(f"{model['name']}: {attack}", values, color, band=band))
+            else:
+                dash = charts.DOTS if attack == "random" else charts.DASHES[row % len(charts.DASHES)]
+                series.append(charts.Series(f"{model['name']}: {_called(attack)}", values, color, dash))
+    heads = [f"noise level {level:g}" for level in levels]
+    return charts.chart("Accuracy (%)", "noise level", levels, heads, series), series
+
+
+def _called(attack: str) -> str:
+    return "random noise" if attack == "random" else attack
+
+
 def worst_attack(model: dict[str, Any]) -> str:
     """The attack that leaves the least accuracy, summed over the levels."""
     return str(min(model["attacks"], key=lambda name: sum(found["accuracy"][0] for found in model["attacks"][name])))
@@ -139,8 +164,21 @@ def write(folder: Path, content: dict[str, Any], flips: Sequence[Any], margins: 
         {**model, "strongest": worst_attack(model), "flips": png(flip) if flip is not None else None, "margins": margin}
         for model, flip, margin in zip(content["models"], flips, margins, strict=True)
     ]
-    text = (
-        new_environment().get_template("classifier.html.j2").render(content=content, models=models, curves=png(figure))
-    )
+    drawn = chart(content["models"], content["noise"])
+    page = new_environment().get_template("classifier.html.j2")
+    told = answer(content, [model["strongest"] for model in models])
+    filled = {"content": content, "models": models, "chart": drawn[0], "chart_key": drawn[1], "answer": told}
     with replacing(folder / "report.html") as path:
-        path.write_text(text, encoding="utf-8")
+        path.write_text(page.render(**filled, sections=_sections(models)), encoding="utf-8")
+
+
+def _sections(models: Sequence[dict[str, Any]]) -> list[tuple[str, str]]:
+    """Anchor and heading of each section that the page has, in its order."""
+    sections = [
+        ("tested", "What was tested", True),
+        ("curves", "Accuracy against noise", True),
+        ("flips", "The images that flip first", any(model["flips"] for model in models)),
+        ("margins", "Margins", any(model["margins"] for model in models)),
+        ("repeat", "How to repeat it", True),
+    ]
+    return [(anchor, heading) for anchor, heading, there in sections if there]

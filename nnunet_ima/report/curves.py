@@ -1,10 +1,12 @@
-"""Dice against noise, drawn: a colour per model, a dash per attack, dots for random noise."""
+"""Dice against noise, drawn: a colour per model, a dash per attack, dots for random noise; as plots of matplotlib to
+be kept beside the report, and as charts of the report."""
 
 from collections.abc import Sequence
 from typing import Any
 
 from nnunet_ima.evaluation.summary import number
 from nnunet_ima.plots import new_figure
+from nnunet_ima.report import charts
 from nnunet_ima.report.tables import FIGURES, names
 
 COLORS = ("#2166ac", "#d6604d", "#1b7837", "#762a83", "#8c510a", "#4d4d4d")
@@ -68,3 +70,75 @@ def corruption_curves(models: Sequence[dict[str, Any]]) -> Any:
         axes.axis("off")
     _legend(figure)
     return figure
+
+
+def noise_charts(models: Sequence[dict[str, Any]]) -> tuple[list[charts.Chart], list[charts.Series]]:
+    """The same as `noise_curves` for the report, with the legend."""
+    levels = models[0]["levels"]
+    positions, heads = (
+        [level["noise"] for level in levels],
+        [f"noise level {level_told(models[0], level)}" for level in levels],
+    )
+    series = {
+        key: [one for number_, named in _numbered(models) for one in _series(key, number_, *named)]
+        for key, _ in FIGURES
+    }
+    drawn = [charts.chart(title, "noise level", positions, heads, series[key]) for key, title in reversed(FIGURES)]
+    return drawn, charts.legend(series["adi"])
+
+
+def _numbered(models: Sequence[dict[str, Any]]) -> list[tuple[int, tuple[str, dict[str, Any]]]]:
+    return list(enumerate(zip(names(models), models, strict=True)))
+
+
+def level_told(model: dict[str, Any], level: dict[str, Any]) -> str:
+    """The noise level with its size per pixel."""
+    units = "" if level["rms_in_units"] is None else f", {level['rms_in_units']:.2g} {model['unit']}"
+    return f"{level['noise']:g} ({level['rms_per_pixel']:.2g} SD{units})"
+
+
+def _series(key: str, color: int, name: str, model: dict[str, Any]) -> list[charts.Series]:
+    levels = model["levels"]
+    band = [level[f"{key}_interval"] for level in levels]
+    found = [charts.Series(f"{name}: {model['attack']}", [level[key] for level in levels], color, band=band)]
+    dashes = iter(charts.DASHES)
+    for other, one in model["others"].items():
+        control = one["family"] == "control"
+        dash = charts.DOTS if control else next(dashes, charts.DASHES[0])
+        values = [level[key] for level in one["levels"]]
+        found.append(charts.Series(f"{name}: {'random noise' if control else other}", values, color, dash))
+    return found
+
+
+def structure_chart(models: Sequence[dict[str, Any]]) -> tuple[charts.Chart, list[charts.Series]] | None:
+    """TVDI of each structure, with the legend; None for a single structure."""
+    if len(models[0]["classes"]) < 2:
+        return None
+    levels = models[0]["levels"]
+    series = [
+        charts.Series(
+            f"{name}: {structure}",
+            [level["tvdi_per_class"][structure] for level in model["levels"]],
+            color,
+            ("", *charts.DASHES)[row % (1 + len(charts.DASHES))],
+        )
+        for color, (name, model) in _numbered(models)
+        for row, structure in enumerate(model["classes"])
+    ]
+    heads = [f"noise level {level_told(models[0], level)}" for level in levels]
+    title = f"Dice (%) of each structure under {models[0]['attack']}"
+    return charts.chart(title, "noise level", [level["noise"] for level in levels], heads, series), series
+
+
+def corruption_charts(models: Sequence[dict[str, Any]]) -> tuple[list[charts.Chart], list[charts.Series]]:
+    """ADI against severity, one chart per corruption, with the legend."""
+    drawn, series = [], []
+    for kind in models[0]["corruptions"]:
+        series = [
+            charts.Series(name, [level["adi"] for level in model["corruptions"][kind]["levels"]], color)
+            for color, (name, model) in _numbered(models)
+        ]
+        severities = [level["severity"] for level in models[0]["corruptions"][kind]["levels"]]
+        heads = [f"severity {severity:g}" for severity in severities]
+        drawn.append(charts.chart(kind, "severity", severities, heads, series))
+    return drawn, series

@@ -11,10 +11,10 @@ import torch
 from numpy.typing import NDArray
 
 from nnunet_ima.evaluation.evaluate import Subject
-from nnunet_ima.evaluation.noises import Noise
 from nnunet_ima.evaluation.sweep import Found, Sweep, stacked
 from nnunet_ima.metrics.indices import mean_dice, slice_dice
 from nnunet_ima.plots import new_figure
+from nnunet_ima.report.images import outline, picture
 from nnunet_ima.segmentation.cases.slices import Slice
 
 MAGNIFICATION = 10
@@ -23,19 +23,35 @@ COLORS = {"reference": "#1b7837", "clean": "#2166ac", "noisy": "#d6604d"}
 
 
 @dataclass(frozen=True)
+class Frame:
+    """The slice at one noise level: Dice; image and difference (`MAGNIFICATION` times) as data URIs; the outline of
+    what is found."""
+
+    level: float
+    dice: float
+    image: str
+    difference: str
+    found: str
+
+
+@dataclass(frozen=True)
 class Picture:
-    """name: Worst, Median or Best; title: which slice this is; figure: matplotlib's."""
+    """name: Worst, Median or Best; title: which slice this is; figure: matplotlib's, at the noise level shown;
+    shape: height and width; reference: outline; frames: of all noise levels, without noise first."""
 
     name: str
     title: str
     figure: Any
+    shape: tuple[int, int]
+    reference: str
+    frames: list[Frame]
 
 
 def pictures(subject: Subject, found: Sweep) -> tuple[float, list[Picture]]:
-    """The noise level shown, and the worst, the median and the best slice under the main attack there.
+    """The noise level shown first, and the worst, the median and the best slice under the main attack there.
 
-    The level is the one nearest to half of the Dice without noise. The attack is made anew on these slices; the Dice
-    in their titles is that of the pictures.
+    The level is the one nearest to half of the Dice without noise. The sweep keeps no images, so the attack is made
+    anew: three slices at each level, as many forwards as 3 x levels x steps. The Dice shown is that of the pictures.
     """
     main = next(one for one in found.found.values() if one.noise.family == "attack")
     dice = np.stack([slice_dice(counts) for counts in main.counts])
@@ -44,8 +60,7 @@ def pictures(subject: Subject, found: Sweep) -> tuple[float, list[Picture]]:
     by_name = {(place.case, place.number): place for place in subject.slices.places}
     shown = subject.slices.read([by_name[found.slices[number]] for number in rows])
     return main.levels[row], [
-        _picture(subject, main.noise, main.levels[row], item, name)
-        for name, item in zip(("Worst", "Median", "Best"), shown, strict=False)
+        _picture(subject, main, row, item, name) for name, item in zip(("Worst", "Median", "Best"), shown, strict=False)
     ]
 
 
@@ -64,18 +79,48 @@ def _worst_median_best(dice: NDArray[np.float64]) -> list[int]:
     return [int(order[0]), int(order[len(order) // 2]), int(order[-1])]
 
 
-def _picture(subject: Subject, noise: Noise, level: float, item: Slice, name: str) -> Picture:
+def _picture(subject: Subject, main: Found, row: int, item: Slice, name: str) -> Picture:
     x, y, _ = stacked(subject.target, [item])
-    noisy = noise(subject.target, x, y, level, subject.seeds([item]))
     objective = subject.target.objective()
-    with torch.no_grad():
-        outputs = [subject.target.network(image) for image in (x, noisy)]
     reference = objective.reference(y)[0][0].cpu().numpy()
-    found = [objective.prediction(output)[0].cpu().numpy() for output in outputs]
-    dice = [float(slice_dice(objective.counts(output, y).cpu().numpy())[0]) for output in outputs]
-    title = f"{name}: {item.case}, slice {item.number}. Dice {dice[0]:.2f} clean, {dice[1]:.2f} under attack."
-    images = x[0, 0].cpu().numpy(), noisy[0, 0].cpu().numpy()
-    return Picture(name, title, _drawn(images, reference, found))
+    images, found, dice = [], [], []
+    for level in main.levels:
+        noisy = main.noise(subject.target, x, y, level, subject.seeds([item])) if level else x
+        with torch.no_grad():
+            output = subject.target.network(noisy)
+        images.append(noisy[0, 0].cpu().numpy())
+        found.append(objective.prediction(output)[0].cpu().numpy())
+        dice.append(float(slice_dice(objective.counts(output, y).cpu().numpy())[0]))
+    title = f"{name}: {item.case}, slice {item.number}"
+    figure = _drawn((images[0], images[row]), reference, (found[0], found[row]))
+    frames = _frames(main.levels, images, found, dice)
+    return Picture(name, title, figure, reference.shape[1:], outline(reference), frames)
+
+
+def _frames(
+    levels: Sequence[float],
+    images: Sequence[NDArray[np.float32]],
+    found: Sequence[NDArray[np.bool_]],
+    dice: Sequence[float],
+) -> list[Frame]:
+    """The first image is the clean one."""
+    low, high, limit = _window(images[0])
+    return [
+        Frame(
+            level,
+            value,
+            picture(image, low, high),
+            picture(MAGNIFICATION * (image - images[0]), -limit, limit),
+            outline(mask),
+        )
+        for level, image, mask, value in zip(levels, images, found, dice, strict=True)
+    ]
+
+
+def _window(clean: NDArray[np.float32]) -> tuple[float, float, float]:
+    """The lowest and the highest grey value shown, and the largest difference."""
+    low, high = (float(value) for value in np.percentile(clean, [0.5, 99.5]))
+    return low, high, (high - low) / 2
 
 
 def _drawn(
@@ -83,8 +128,7 @@ def _drawn(
 ) -> Any:
     """Clean and noisy slice, 10 x their difference, and the contours of reference, clean and noisy result."""
     clean, noisy = images
-    low, high = (float(value) for value in np.percentile(clean, [0.5, 99.5]))
-    limit = (high - low) / 2
+    low, high, limit = _window(clean)
     height, width = clean.shape
     figure = new_figure(9.6, 2.4 * height / width + 0.3)
     panels = figure.subplots(1, 4)

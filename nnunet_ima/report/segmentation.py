@@ -1,49 +1,43 @@
 """`report.html`: one file that needs nothing beside it, for people who were not there when it was made."""
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from markupsafe import Markup
+
 from nnunet_ima.evaluation.audit import worst_verdict
 from nnunet_ima.files import replacing
 from nnunet_ima.metrics.comparison import MEAN
-from nnunet_ima.plots import png, save
-from nnunet_ima.report.curves import corruption_curves, noise_curves
+from nnunet_ima.plots import save
+from nnunet_ima.report.answer import answer
+from nnunet_ima.report.curves import (
+    corruption_charts,
+    corruption_curves,
+    level_told,
+    noise_charts,
+    noise_curves,
+    structure_chart,
+)
 from nnunet_ima.report.pages import new_environment
-from nnunet_ima.report.pictures import COLORS, MAGNIFICATION, Picture
+from nnunet_ima.report.pictures import MAGNIFICATION, Picture
 from nnunet_ima.report.tables import FAILED, FIGURES, names
 
+Shown = tuple[float, Sequence[Picture]]
+"""The noise level shown first, and the pictures of a model."""
 
-def write_report(
-    folder: Path,
-    content: dict[str, Any],
-    shown: Sequence[tuple[float, Sequence[Picture]]],
-    margins: Sequence[str | None],
-) -> None:
-    """`report.html`, and each of its plots as PNG and SVG.
+
+def write_report(folder: Path, content: dict[str, Any], shown: Sequence[Shown], margins: Sequence[str | None]) -> None:
+    """`report.html`, and beside it the curves and, of a single model, its slices as PNG and SVG.
 
     content: of `report.results`; shown, margins: per model the noise level and the pictures of its slices, and its
     margins histogram (base64 PNG), where it has one."""
     models = content["models"]
-    curves, corruptions = noise_curves(models), corruption_curves(models)
-    environment = new_environment()
-    environment.filters |= {"png": png, "percent": _percent, "interval": _interval, "p_value": _p_value}
-    text = environment.get_template("report.html.j2").render(
-        content=content,
-        models=list(zip(names(models), models, shown, margins, strict=True)),
-        figures=(*FIGURES, FAILED),
-        curves=png(curves),
-        corruptions=png(corruptions) if corruptions else None,
-        comparisons=[row | {"pair": _pair(row, models)} for row in content["comparisons"]],
-        mean=MEAN,
-        verdict=worst_verdict,
-        legend=COLORS,
-        magnification=MAGNIFICATION,
-    )
+    page = new_environment().get_template("report.html.j2")
     with replacing(folder / "report.html") as path:
-        path.write_text(text, encoding="utf-8")
-    save(curves, folder, "robustness")
+        path.write_text(page.render(_filled_in(content, shown, margins)), encoding="utf-8")
+    save(noise_curves(models), folder, "robustness")
+    corruptions = corruption_curves(models)
     if corruptions:
         save(corruptions, folder, "corruptions")
     if len(models) == 1:
@@ -51,18 +45,65 @@ def write_report(
             save(picture.figure, folder, f"slice_{picture.name.lower()}")
 
 
+def _filled_in(content: dict[str, Any], shown: Sequence[Shown], margins: Sequence[str | None]) -> dict[str, Any]:
+    """What the template is given."""
+    models, comparisons = content["models"], content["comparisons"]
+    levels = [level["noise"] for level in models[0]["levels"]]
+    curves, curve_key = noise_charts(models)
+    filled = {
+        "content": content,
+        "answer": answer(content),
+        "models": list(zip(names(models), models, shown, margins, strict=True)),
+        "first": models[0],
+        "figures": (FIGURES[1], FIGURES[0], FAILED),
+        "level_heads": [_head(level, models[0]["unit"]) for level in models[0]["levels"]],
+        "level_told": [level_told(models[0], level) for level in models[0]["levels"]],
+        "case_heads": _case_heads(models),
+        "curves": curves,
+        "curve_key": curve_key,
+        "structures": structure_chart(models),
+        "corruptions": corruption_charts(models),
+        "comparisons": [row | {"pair": _pair(row, models)} for row in comparisons],
+        "tested": any(row["p"] is not None for row in comparisons),
+        "listed": any(row.get("differences") is not None for row in comparisons),
+        "pictured": any(pictures for _, pictures in shown),
+        "start": levels.index(shown[0][0]),
+        "audited": any(model.get("audit") for model in models),
+        "mean": MEAN,
+        "verdict": worst_verdict,
+        "magnification": MAGNIFICATION,
+    }
+    return filled | {"sections": _sections(filled)}
+
+
+def _sections(filled: dict[str, Any]) -> list[tuple[str, str]]:
+    """Anchor and heading of each section that the page has, in its order."""
+    sections = [
+        ("tested", "What was tested", True),
+        ("curves", "Dice against noise", True),
+        ("compared", "Do the models differ?", filled["comparisons"]),
+        ("slices", "What it looks like", filled["pictured"]),
+        ("corruptions", "Noise that scanners make", filled["corruptions"][0]),
+        ("checks", "Can the attack be trusted?", filled["audited"]),
+        ("margins", "Margins", any(margins for *_, margins in filled["models"])),
+        ("cases", "Case by case", True),
+        ("repeat", "How to repeat it", True),
+    ]
+    return [(anchor, heading) for anchor, heading, there in sections if there]
+
+
+def _head(level: dict[str, Any], unit: str | None) -> Markup:
+    """Of a column: the noise level, its size per pixel below it."""
+    units = "" if level["rms_in_units"] is None else Markup("<br>{:.3g} {}").format(level["rms_in_units"], unit)
+    return Markup("{:g}<small>{:.2g} SD{}</small>").format(level["noise"], level["rms_per_pixel"], units)
+
+
+def _case_heads(models: Sequence[dict[str, Any]]) -> list[str]:
+    named = zip(names(models), models, strict=True)
+    head = Markup("{:g}<small>{}</small>")
+    return ["case", *(head.format(level["noise"], name) for name, model in named for level in model["levels"])]
+
+
 def _pair(row: dict[str, Any], models: Sequence[dict[str, Any]]) -> str:
     labels = names(models)
     return f"{labels[row['first']]} - {labels[row['second']]}"
-
-
-def _percent(value: float | None) -> str:
-    return "none" if value is None else f"{value:.1f}"
-
-
-def _interval(limits: Sequence[float | None]) -> str:
-    return "" if None in limits else f"{limits[0]:.1f} to {limits[1]:.1f}"
-
-
-def _p_value(value: float) -> str:
-    return "none" if math.isnan(value) else "< 0.001" if value < 0.001 else f"{value:.3f}"

@@ -126,11 +126,22 @@ def _comparison_lines(labels: Sequence[str], models: Sequence[dict[str, Any]], w
     rows = [row for row in compare(models) if row["class"] == MEAN]
     if not rows:
         return []
-    lines = ["", "Difference of the cases' ADI (percent points); paired Wilcoxon test, p after Holm"]
+    lines = ["", "Difference of the cases' ADI (percent points)"]
     for row in rows:
         pair = f"{labels[row['first']]} - {labels[row['second']]}"
-        lines.append(f"  noise {row['noise']:g}: {pair} {row['mean']:+.1f}, p = {row['p']:.2g} ({row['cases']} cases)")
+        mean = "none" if row["mean"] is None else f"{row['mean']:+.1f}"
+        lines.append(f"  noise {row['noise']:g}: {pair} {mean}, {difference_told(row)}")
+    if any(row["p"] is not None for row in rows):
+        lines.append("p: paired Wilcoxon test, adjusted for all levels, structures and pairs (Holm)")
     return lines
+
+
+def difference_told(row: dict[str, Any]) -> str:
+    """p of a row of `compare`; with too few cases for a test the difference of each case, in points."""
+    if row["differences"] is None:
+        return f"p = {row['p']:.2g} ({row['cases']} cases)"
+    each = ", ".join(f"{value:+.1f}" for value in row["differences"].values())
+    return f"too few cases for a test ({row['cases']}{': ' if each else ''}{each})"
 
 
 def _cell(value: float | None) -> str:

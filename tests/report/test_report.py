@@ -19,7 +19,8 @@ from nnunet_ima.metrics.comparison import MEAN, compare
 from nnunet_ima.metrics.indices import ADI, average_dice_index, slice_dice, total_voxel_dice_index
 from nnunet_ima.metrics.statistics import case_interval
 from nnunet_ima.plots import new_figure
-from nnunet_ima.report.pictures import Picture
+from nnunet_ima.report.images import outline, picture
+from nnunet_ima.report.pictures import Frame, Picture
 from nnunet_ima.report.segmentation import write_report
 from nnunet_ima.report.tables import results, table, write_results, write_slices
 from nnunet_ima.segmentation.cases.models import TrainedModel
@@ -139,6 +140,16 @@ def test_models_are_compared_case_by_case() -> None:
     assert f"nnUNetTrainerIMA - nnUNetTrainerPlain {rows[6]['mean']:+.1f}, p = 0.07 (8 cases)" in printed
 
 
+def test_too_few_cases_are_said_to_be_too_few_and_listed() -> None:
+    models = [_summary(0, 0.1), _summary(1, 0.4, "nnUNetTrainerPlain")]
+    tables = [one for model in models for one in (model["adi_per_case"], *model["dice_per_case"].values())]
+    for per_case in tables:
+        for case in ("case0", "case1", "case2"):
+            del per_case[case]
+    printed = table(models)
+    assert printed.count("too few cases for a test (5: ") == 3 and "p = " not in printed and "Wilcoxon" not in printed
+
+
 def test_the_same_model_twice_does_not_differ() -> None:
     assert all(row["p"] == 1 and row["mean"] == 0 for row in compare([_summary(0, 0.3), _summary(0, 0.3)]))
 
@@ -173,6 +184,8 @@ def test_the_files_hold_what_was_counted(tmp_path: Path) -> None:
     assert not math.isnan(_summary(0, 0.3)["adi_area"])
 
 
+BOX = np.pad(np.ones((1, 4, 4), bool), ((0, 0), (2, 2), (2, 2)))
+GREY = picture(np.eye(8, dtype=np.float32), 0, 1)
 CHECKS = [
     {"name": "Huge noise leaves nothing", "verdict": "PASS", "figure": "Dice 0.0", "wanted": "at most 5"},
     {"name": "The loss does not saturate", "verdict": "WARN", "figure": "Dice 20.0, 15.0", "wanted": "at most 3"},
@@ -182,7 +195,8 @@ CHECKS = [
 def _report(folder: Path, models: list[dict[str, Any]]) -> str:
     run = {"date": "2026-11-21T00:00:00+00:00", "device": "cpu (x)", "seconds": 3}
     content = results(models, repeatable(Choice((5.0, 10.0)), ["nnunet-ima-eval", "--noise", "5,10"]), run)
-    picture = Picture("Worst", "Worst: <case>, slice 3", new_figure(1, 1))
+    frames = [Frame(level, 0.8, GREY, GREY, outline(BOX)) for level in (0.0, 5.0, 10.0)]
+    picture = Picture("Worst", "Worst: <case>, slice 3", new_figure(1, 1), (8, 8), outline(BOX), frames)
     write_report(folder, content, [(5.0, [picture])] * len(models), ["bWFyZ2lucw=="] + [None] * (len(models) - 1))
     return (folder / "report.html").read_text()
 
@@ -208,7 +222,7 @@ def test_the_report_needs_nothing_beside_it_and_shows_what_was_found(tmp_path: P
             assert f"<strong>{level['adi']:.1f}</strong>" in text
     assert "Take the figures of nnUNetTrainerIMA with care" in text
     assert "Take the figures of nnUNetTrainerPlain with care" not in text
-    assert "the loss does not saturate" in text and "Worst: &lt;case&gt;, slice 3" in text
+    assert "The loss does not saturate" in text and "Worst: &lt;case&gt;, slice 3" in text
     assert "nnunet-ima-eval --noise 5,10" in text and "bWFyZ2lucw==" in text and "62.5 HU" not in text
     assert f"{models[0]['levels'][1]['rms_in_units']:.3g} HU" in text
     from_whom = (
@@ -222,13 +236,13 @@ def test_a_report_of_one_model_compares_nothing(tmp_path: Path) -> None:
     for name in ("robustness", "corruptions", "slice_worst"):
         assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
         assert "<svg" in (tmp_path / f"{name}.svg").read_text()
-    assert "Do the models differ?" not in text and "Is the attack worth its figures?" not in text
+    assert "Do the models differ?" not in text and "Can the attack be trusted?" not in text
 
 
 class Wellformed(HTMLParser):
     """Tags that were opened and not closed; links that lead outside of the file."""
 
-    VOID = ("meta", "img", "br", "link")
+    VOID = ("meta", "img", "br", "link", "input")
 
     def __init__(self) -> None:
         super().__init__()
@@ -239,7 +253,9 @@ class Wellformed(HTMLParser):
         if tag not in self.VOID:
             self.open.append(tag)
         self.outside += [
-            value for name, value in attrs if name in ("src", "href") and value and value[:5] not in ("data:", "#chec")
+            value
+            for name, value in attrs
+            if name in ("src", "href") and value and value[:5] != "data:" and value[0] != "#"
         ]
 
     def handle_endtag(self, tag: str) -> None:
