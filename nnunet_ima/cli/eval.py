@@ -327,11 +327,13 @@ def _write(evaluated: list[Any], folder: Path, args: argparse.Namespace) -> None
 
 
 def _finish(evaluated: list[Any], together: Path | None, args: argparse.Namespace) -> None:
-    from nnunet_ima.report.tables import audit_lines, table
+    from nnunet_ima.report.answer import answer
+    from nnunet_ima.report.tables import audit_lines, results, table
 
     summaries = [summary for _, summary, *_ in evaluated]
     print(table(summaries))
     print(*audit_lines(summaries), sep="\n")
+    print("", *answer(results(summaries, {}, {})), sep="\n")
     if together is not None:
         _write(evaluated, together, args)
         print(f"\nThe comparison is in {together / 'report.html'}.")

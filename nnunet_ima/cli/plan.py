@@ -93,8 +93,8 @@ def parser() -> argparse.ArgumentParser:
         "--features",
         type=positives,
         metavar="16,32,64,128",
-        help="[OPTIONAL] features of each stage instead of those in the plans; a narrower network trains faster, for "
-        "trials on a CPU",
+        help="[OPTIONAL] features of each stage instead of those in the plans; fewer numbers than stages leave out the "
+        "deepest ones; a smaller network trains faster, for trials on a CPU",
     )
     _add_preview_arguments(result.add_argument_group("preview"))
     return result

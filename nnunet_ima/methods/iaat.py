@@ -17,8 +17,9 @@ class IAAT(Adaptive):
     """L = l(x') for samples that are right, l(x) for those that are wrong; x' is the worst point within a margin that
     looks one step up and one step down at each visit.
 
-    gamma: that step, and warm_up_noise: the fixed level of the first `warm_up` epochs, both in changes of all pixels by
-    1/255 of the data range. smoothing: share b of a new margin that is the candidate.
+    gamma: that step, in changes of all pixels by 1/255 of the data range.
+    smoothing: share b of a new margin that is the candidate.
+    warm_up: number of the first epochs, which attack all samples at the fixed level `warm_up_noise` (units of `gamma`).
     """
 
     word: ClassVar[str] = "iaat"

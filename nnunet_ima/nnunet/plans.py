@@ -41,15 +41,21 @@ def is_2d(plans: dict[str, Any], name: str) -> bool:
 
 
 def set_features(plans: dict[str, Any], name: str, features: Sequence[int]) -> None:
-    """Give each stage of a configuration's network another number of features. UserError for a wrong count of them."""
+    """Give the stages of a configuration's network other numbers of features. Fewer numbers than stages leave out the
+    deepest stages. UserError for a single number and for more than there are stages."""
     architecture = copy.deepcopy(configuration(plans, name)["architecture"])
-    usual = architecture["arch_kwargs"]["features_per_stage"]
-    if len(features) != len(usual):
+    settings = architecture["arch_kwargs"]
+    usual, stages = settings["features_per_stage"], len(features)
+    if not 2 <= stages <= len(usual):
         raise UserError(
-            f"--features {','.join(map(str, features))}: the network has {len(usual)} stages: give {len(usual)} "
+            f"--features {','.join(map(str, features))}: the network has {len(usual)} stages: give 2 to {len(usual)} "
             f"numbers in place of {','.join(map(str, usual))}."
         )
-    architecture["arch_kwargs"]["features_per_stage"] = list(features)
+    for key, value in settings.items():
+        if isinstance(value, list) and len(value) in (len(usual), len(usual) - 1):
+            # Of encoder and bottleneck (one value for each stage) or of the decoder (one less), from the top down.
+            settings[key] = value[: stages if len(value) == len(usual) else stages - 1]
+    settings["n_stages"], settings["features_per_stage"] = stages, list(features)
     plans["configurations"][name]["architecture"] = architecture
 
 

@@ -98,7 +98,7 @@ def _cells(levels: Sequence[dict[str, Any]], key: str) -> str:
 def _corruption_lines(labels: Sequence[str], models: Sequence[dict[str, Any]], width: int) -> list[str]:
     if not models[0]["corruptions"]:
         return []
-    lines = ["", "ADI (%) under noise that happens, by severity"]
+    lines = ["", "ADI (%) under noise that scanners make, by severity"]
     lines.append("severity".ljust(width) + "".join(f"{severity:>{CELL}}" for severity in range(6)))
     for label, model in zip(labels, models, strict=True):
         lines.append(label)

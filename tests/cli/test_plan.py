@@ -5,6 +5,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
+from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_ima.cli.plan import plan
 from nnunet_ima.errors import UserError
@@ -41,6 +44,26 @@ def test_a_narrower_network_shares_the_preprocessed_data(in_process: Workspace, 
     assert ours == theirs
 
 
+def test_fewer_features_than_stages_leave_out_the_deepest(in_process: Workspace, target: Path) -> None:
+    theirs = in_process.plans()["configurations"]["2d"]["architecture"]["arch_kwargs"]
+    plan(["-d", "D902", "--features", "8,16,24"])
+    ours = json.loads(target.read_text())["configurations"]["2d"]["architecture"]["arch_kwargs"]
+    assert ours["n_stages"] == 3 and ours["features_per_stage"] == [8, 16, 24]
+    for key in ("strides", "kernel_sizes", "n_conv_per_stage"):
+        assert ours[key] == theirs[key][:3]
+    assert ours["n_conv_per_stage_decoder"] == theirs["n_conv_per_stage_decoder"][:2]
+    plans = PlansManager(json.loads(target.read_text())).get_configuration("2d")
+    network = get_network_from_plans(
+        plans.network_arch_class_name,
+        plans.network_arch_init_kwargs,
+        plans.network_arch_init_kwargs_req_import,
+        1,
+        3,
+        deep_supervision=True,
+    )
+    assert [tuple(scale.shape[2:]) for scale in network(torch.zeros(1, 1, 64, 64))] == [(64, 64), (32, 32)]
+
+
 @pytest.mark.parametrize("dataset", ["902", "D902", "Dataset902_PhantomHeart"])
 def test_data_sets_are_named_as_nnunet_and_as_papers_do(dataset: str, target: Path) -> None:
     plan(["-d", dataset])
@@ -74,7 +97,7 @@ def test_without_settings_it_says_what_the_default_noise_means(
         (["-d", "D902", "--beta", "1.5"], "beta of IMA must be a number from 0 to 1, got 1.5"),
         (["-d", "D902", "--noise-max", "-2"], "noise_max"),
         (["-d", "D902", "--noise-max", "nan"], "noise_max"),
-        (["-d", "D902", "--features", "8,16"], "the network has 5 stages: give 5 numbers in place of 8,16,32,64,128"),
+        (["-d", "D902", "--features", "8"], "the network has 5 stages: give 2 to 5 numbers in place of 8,16,32,64,128"),
         (["-d", "D902", "--epochs", "0"], "epochs must be a whole number not below 1, got 0"),
         (["-d", "D902", "--preset", "paper"], "preset paper knows D2, D4, D5, not D902"),
         (["-d", "D902", "-o", "nnUNetPlans"], "another name"),
@@ -119,7 +142,7 @@ def test_damaged_plans_are_named(in_process: Workspace, target: Path) -> None:
     broken = in_process.preprocessed / "nnUNetPlansBroken.json"
     broken.write_text("{")
     try:
-        with pytest.raises(UserError, match="no valid JSON"):
+        with pytest.raises(UserError, match="not valid JSON"):
             plan(["-d", "D902", "-p", "nnUNetPlansBroken"])
     finally:
         broken.unlink()

@@ -1,4 +1,4 @@
-"""Noise that happens: its size, its statistics, and that a slice's noise is its own."""
+"""Noise that scanners make: its size, its statistics, and that a slice's noise is its own."""
 
 import pytest
 import torch

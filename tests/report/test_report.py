@@ -170,7 +170,7 @@ def test_a_model_that_never_fails_is_above_the_largest_level() -> None:
 
 def test_the_table_shows_every_noise() -> None:
     printed = table([_summary(0, 0.3), _summary(1, 0.1, "nnUNetTrainerPlain")])
-    for words in ("  square", f"  {WORST}", "  random noise", "  blur", "ADI (%) under noise that happens"):
+    for words in ("  square", f"  {WORST}", "  random noise", "  blur", "ADI (%) under noise that scanners make"):
         assert words in printed, words
 
 
