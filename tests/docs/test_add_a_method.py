@@ -28,6 +28,7 @@ def package(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_a_method_of_ones_own_trains_nnunet_and_a_classifier(workspace: Workspace, package: Path) -> None:
     block = {"epochs": 1, "iterations": 1, "val_iterations": 1}
     workspace.write_plans("nnUNetPlansJitter", block)

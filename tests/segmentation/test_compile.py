@@ -26,6 +26,7 @@ def _steps(workspace: Workspace, compiled: bool, some: list[dict[str, Any]]) -> 
     return trainer
 
 
+@pytest.mark.slow
 def test_compiled_training_finds_the_same_boundaries_with_few_graphs(in_process: Workspace) -> None:
     some = batches(started(in_process, nnUNetTrainerIMA, SHORT, batch_size=8), 3)
     plain = _steps(in_process, False, some)

@@ -24,6 +24,7 @@ def _save_for_ever(trainer: Any, file: str) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="forks the trainer")
+@pytest.mark.slow
 def test_ten_kills_during_writing_leave_a_whole_checkpoint(in_process: Workspace, tmp_path: Path) -> None:
     file = tmp_path / "checkpoint_latest.pth"
     trainer = started(in_process, nnUNetTrainerIMA, SHORT)
