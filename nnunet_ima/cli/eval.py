@@ -284,7 +284,7 @@ def _evaluate_one(model: Any, surrogate: Any, preprocessed: Path | None, device:
         summary["volumes"] = predict_volumes(subject, found, keep, own / "volumes", args.save_volumes, args.surface)
     # Not the subject: of several models only one at a time is in memory.
     evaluated = (subject.classes, summary, found, pictures(subject, found), margins_picture(model.fold_folder))
-    _write([evaluated], own, args)
+    _write([evaluated], _content([evaluated], args), own)
     return evaluated
 
 
@@ -309,17 +309,24 @@ def _choice(args: argparse.Namespace) -> Any:
     )
 
 
-def _write(evaluated: list[Any], folder: Path, args: argparse.Namespace) -> None:
-    """results.json, slices.csv (of a single model), the curves and the report."""
+def _content(evaluated: list[Any], args: argparse.Namespace) -> Any:
+    """What `results.json` and the report of these models hold."""
     from nnunet_ima.evaluation.evaluate import circumstances, rank_device, repeatable
-    from nnunet_ima.report.segmentation import write_report
-    from nnunet_ima.report.tables import results, write_results, write_slices
+    from nnunet_ima.report.tables import results
 
-    classes, summaries, sweeps, shown, margins = zip(*evaluated, strict=True)
+    _, summaries, sweeps, _, _ = zip(*evaluated, strict=True)
     seconds = sum(found.seconds for found in sweeps)
     command = ["nnunet-ima-eval", *sys.argv[1:]]
     settings = repeatable(_choice(args), command)
-    content = results(summaries, settings, circumstances(rank_device(args.device), seconds))
+    return results(summaries, settings, circumstances(rank_device(args.device), seconds))
+
+
+def _write(evaluated: list[Any], content: Any, folder: Path) -> None:
+    """results.json, slices.csv (of a single model), the curves and the report."""
+    from nnunet_ima.report.segmentation import write_report
+    from nnunet_ima.report.tables import write_results, write_slices
+
+    classes, _, sweeps, shown, margins = zip(*evaluated, strict=True)
     write_results(folder, content)
     if len(evaluated) == 1:
         write_slices(folder, sweeps[0], classes[0])
@@ -328,14 +335,15 @@ def _write(evaluated: list[Any], folder: Path, args: argparse.Namespace) -> None
 
 def _finish(evaluated: list[Any], together: Path | None, args: argparse.Namespace) -> None:
     from nnunet_ima.report.answer import answer
-    from nnunet_ima.report.tables import audit_lines, results, table
+    from nnunet_ima.report.tables import audit_lines, table
 
-    summaries = [summary for _, summary, *_ in evaluated]
+    content = _content(evaluated, args)
+    summaries = content["models"]
     print(table(summaries))
     print(*audit_lines(summaries), sep="\n")
-    print("", *answer(results(summaries, {}, {})), sep="\n")
+    print("", *answer(content), sep="\n")
     if together is not None:
-        _write(evaluated, together, args)
+        _write(evaluated, content, together)
         print(f"\nThe comparison is in {together / 'report.html'}.")
     print(f"\nA model's own report is in {_folder(args)}/ in its fold's folder." if args.o is None else "")
 

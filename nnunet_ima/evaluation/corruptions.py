@@ -1,4 +1,4 @@
-"""Noise that scanners make: what scanners and reconstruction do to images, in five severities.
+"""Noise that scanners and reconstruction make, in five severities.
 
 Slices are in normalised intensities (SD), so that a severity means the same for all data sets. What needs a zero of
 the intensity scale (Poisson, Rician) takes the least intensity of the slice, which is air in CT and MRI.

@@ -45,17 +45,18 @@ def set_features(plans: dict[str, Any], name: str, features: Sequence[int]) -> N
     deepest stages. UserError for a single number and for more than there are stages."""
     architecture = copy.deepcopy(configuration(plans, name)["architecture"])
     settings = architecture["arch_kwargs"]
-    usual, stages = settings["features_per_stage"], len(features)
-    if not 2 <= stages <= len(usual):
+    usual = settings["features_per_stage"]
+    if not 2 <= len(features) <= len(usual):
         raise UserError(
             f"--features {','.join(map(str, features))}: the network has {len(usual)} stages: give 2 to {len(usual)} "
             f"numbers in place of {','.join(map(str, usual))}."
         )
+    left_out = len(usual) - len(features)
     for key, value in settings.items():
+        # From the top down, of the encoder one value for each stage, of the decoder one less.
         if isinstance(value, list) and len(value) in (len(usual), len(usual) - 1):
-            # Of encoder and bottleneck (one value for each stage) or of the decoder (one less), from the top down.
-            settings[key] = value[: stages if len(value) == len(usual) else stages - 1]
-    settings["n_stages"], settings["features_per_stage"] = stages, list(features)
+            settings[key] = value[: len(value) - left_out]
+    settings["n_stages"], settings["features_per_stage"] = len(features), list(features)
     plans["configurations"][name]["architecture"] = architecture
 
 
