@@ -1,12 +1,14 @@
 """Trains several methods on one data set alike, attacks them alike, and compares them: one table and one plot.
 
     python scripts/compare_methods.py segmentation -d D4 -p nnUNetPlansIMA --methods Plain,IMA,Adv5,TRADES5 \\
-        --noise 1,5,10,15 --cases test --seeds 1,2 --output compare -device cpu
-    python scripts/compare_methods.py classification --data IMAGES --methods ce,ima,adv5,trades5 --noise 1,3,5,10 \\
-        --output compare -- --epochs 40 --noise-max 10
+        --budget 9000 --noise 1,5,10,15 --cases test --seeds 1,2 --output compare -device cpu
+    python scripts/compare_methods.py classification --data IMAGES --methods ce,ima,adv5,trades5 --budget 9000 \\
+        --noise 1,3,5,10 --output compare -- --epochs 40 --noise-max 10
 
-Segmentation: the methods are trainers without "nnUNetTrainer", so Adv5 is nnUNetTrainerAdv5; the length of the training
-is that of the plans. Classification: the methods are words, with a noise level of their own like adv1.5; what stands
+All methods get the same --budget, in forwards of a batch (a step without noise is 3), and take as many steps as it pays
+for; without one all take the same number of steps, whatever they cost. Methods are ranked under the first --attack.
+Segmentation: the methods are trainers without "nnUNetTrainer", so Adv5 is nnUNetTrainerAdv5; the other settings are
+those of the plans. Classification: the methods are words, with a noise level of their own like adv1.5; what stands
 behind `--` goes to `nnunet-ima-classify train`, `--set` to the method it is for.
 The same command again continues where it was. --gpus 0,1 trains one method on each; --jobs 2 trains two at
 once on the CPU, each with half of its cores, which takes less time for small images. --pretrained hardens a model with
@@ -14,7 +16,8 @@ each method instead of training from the beginning; {seed} in it stands for the 
 
 `compare.csv` and `compare.md`: each method at each noise level, mean over the seeds, with the 95 % interval over cases
 (patients, or images where these are unknown), and by how much it differs from --against, case by case. `compare.png`:
-without noise against the mean over the noise levels. They grow with every run that ends.
+without noise against the mean over the noise levels. `compare_pgd.*` are the same under another --attack. They grow
+with every run that ends.
 """
 
 import argparse
@@ -78,6 +81,14 @@ def parse() -> argparse.Namespace:
         group.add_argument("--methods", required=True, type=lambda text: text.split(","), metavar="NAME,...")
         group.add_argument("--noise", required=True, type=noise_levels, metavar="1,5,10")
         group.add_argument("--seeds", default=[0], type=lambda text: [int(part) for part in text.split(",")])
+        group.add_argument("--budget", type=float, metavar="FORWARDS", help="of each training; default: equal steps")
+        group.add_argument(
+            "--attack",
+            type=lambda text: text.split(","),
+            default=["strong", "pgd"],
+            metavar="NAME,...",
+            help="of the evaluation, the first ranks; default: strong,pgd",
+        )
         group.add_argument("--steps", type=int, default=100, help="of the attack in the evaluation; default: 100")
         group.add_argument("--output", required=True, type=Path)
         group.add_argument("--gpus", type=lambda text: text.split(","), help="one training on each, like 0,1")
@@ -94,6 +105,9 @@ def parse() -> argparse.Namespace:
             group.add_argument("-d", required=True, metavar="DATASET")
             group.add_argument("-p", default="nnUNetPlansIMA", metavar="PLANS")
             group.add_argument("-f", default="0", metavar="FOLD")
+            group.add_argument(
+                "--strong-steps", type=int, default=100, help="of each loss of --attack strong; default: 100"
+            )
             group.add_argument("--cases", default="test", help="as for nnunet-ima-eval; default: test")
         else:
             group.add_argument("--data", required=True, type=Path, metavar="DIR")
@@ -164,7 +178,42 @@ def train_segmentation(args: argparse.Namespace, method: str, seed: int, gpu: st
     call([sys.executable, "-c", SEEDED, json.dumps(settings)], gpu, nnUNet_results=str(results_of(args, seed)))
 
 
-def evaluate_segmentation(args: argparse.Namespace, method: str, seed: int, gpu: str | None) -> Scores:
+def with_budget(args: argparse.Namespace) -> str:
+    """The name of a copy of the plans with the budget in it."""
+    from nnunet_ima.cli.common import nnunet_folder
+    from nnunet_ima.nnunet.dataset_names import dataset_name
+    from nnunet_ima.nnunet.plans import read_plans
+
+    folder = nnunet_folder("nnUNet_preprocessed") / dataset_name(args.d)
+    plans = read_plans(folder / f"{args.p}.json")
+    name = f"{args.p}_{args.budget:g}".replace(".", "p")
+    plans |= {"plans_name": name, "ima": plans.get("ima", {}) | {"budget": args.budget}}
+    with replacing(folder / f"{name}.json") as path:
+        path.write_text(json.dumps(plans, indent=4))
+    return name
+
+
+def cost_segmentation(args: argparse.Namespace, method: str, seed: int) -> float:
+    """Of a training, in forwards of a batch."""
+    from nnunet_ima.methods.cost import PLAIN_STEP
+
+    found = cost_in(fold_of(args, method, seed), ("margins.csv", "attacks.csv"))
+    if found is None:
+        plans = json.loads((fold_of(args, method, seed).parent / "plans.json").read_text()).get("ima", {})
+        return float(plans.get("budget") or PLAIN_STEP * plans.get("epochs", 1000) * plans.get("iterations", 250))
+    return found
+
+
+def cost_in(folder: Path, names: Sequence[str]) -> float | None:
+    """The forwards in the last row of a training's table, None where it has none of these tables."""
+    for name in names:
+        if (folder / name).is_file():
+            with (folder / name).open(newline="") as content:
+                return float(list(csv.DictReader(content))[-1]["forwards"])
+    return None
+
+
+def evaluate_segmentation(args: argparse.Namespace, method: str, seed: int, gpu: str | None) -> dict[str, Scores]:
     call(
         [
             sys.executable,
@@ -182,23 +231,29 @@ def evaluate_segmentation(args: argparse.Namespace, method: str, seed: int, gpu:
             ",".join(f"{level:g}" for level in args.noise),
             "--cases",
             args.cases,
+            "--attack",
+            ",".join(args.attack),
             "--steps",
             str(args.steps),
+            "--strong-steps",
+            str(args.strong_steps),
             "-device",
             args.device,
         ],
         gpu,
         nnUNet_results=str(results_of(args, seed)),
     )
-    return read_slices(fold_of(args, method, seed) / "robustness" / "slices.csv", [0.0, *args.noise])
+    folder = fold_of(args, method, seed) / "robustness"
+    file = (folder if args.attack[0] == "pgd" else folder / args.attack[0]) / "slices.csv"
+    return {attack: read_slices(file, [0.0, *args.noise], attack) for attack in args.attack}
 
 
-def read_slices(file: Path, levels: Sequence[float]) -> Scores:
-    """The class-mean Dice of each slice under the main attack at each level, as ADI counts it."""
+def read_slices(file: Path, levels: Sequence[float], attack: str = "pgd") -> Scores:
+    """The class-mean Dice of each slice under an attack at each level, as ADI counts it."""
     dice: dict[tuple[str, str], dict[float, list[float]]] = defaultdict(lambda: defaultdict(list))
     with file.open(newline="") as content:
         for row in csv.DictReader(content):
-            if row["family"] != "attack":
+            if row["noise"] != attack:
                 continue
             tp, wrong = int(row["tp"]), int(row["fp"]) + int(row["fn"])
             if tp + wrong:
@@ -263,6 +318,7 @@ def train_classification(args: argparse.Namespace, method: str, seed: int, gpu: 
             "-device",
             args.device,
             *flags_of(method, args.training),
+            *([] if args.budget is None else ["--budget", f"{args.budget:g}"]),
             *start,
             *again,
         ],
@@ -270,7 +326,12 @@ def train_classification(args: argparse.Namespace, method: str, seed: int, gpu: 
     )
 
 
-def evaluate_classification(args: argparse.Namespace, method: str, seed: int, gpu: str | None) -> Scores:
+def cost_classification(args: argparse.Namespace, method: str, seed: int) -> float:
+    """Of a training, in forwards of a batch."""
+    return cost_in(run_of(args, method, seed), ["log.csv"]) or 0.0
+
+
+def evaluate_classification(args: argparse.Namespace, method: str, seed: int, gpu: str | None) -> dict[str, Scores]:
     folder = run_of(args, method, seed)
     file = folder / "robustness" / "images.csv"
     if not file.is_file():
@@ -285,7 +346,7 @@ def evaluate_classification(args: argparse.Namespace, method: str, seed: int, gp
                 "--noise",
                 ",".join(f"{level:g}" for level in args.noise),
                 "--attack",
-                "pgd",
+                ",".join(args.attack),
                 "--steps",
                 str(args.steps),
                 "-device",
@@ -293,16 +354,16 @@ def evaluate_classification(args: argparse.Namespace, method: str, seed: int, gp
             ],
             gpu,
         )
-    return read_images(file, [0.0, *args.noise])
+    return {attack: read_images(file, [0.0, *args.noise], attack) for attack in args.attack}
 
 
-def read_images(file: Path, levels: Sequence[float]) -> Scores:
-    """100 for each image that is right under PGD at each level, 0 for one that is not."""
+def read_images(file: Path, levels: Sequence[float], attack: str = "pgd") -> Scores:
+    """100 for each image that is right under an attack at each level, 0 for one that is not."""
     right: dict[str, dict[float, float]] = defaultdict(dict)
     groups: dict[str, str] = {}
     with file.open(newline="") as content:
         for row in csv.DictReader(content):
-            if row["attack"] == "pgd":
+            if row["attack"] == attack:
                 right[row["file"]][float(row["noise"])] = 100.0 * int(row["right"])
                 groups[row["file"]] = row.get("group") or row["file"]
     values = [[found[level] for level in levels] for found in right.values()]
@@ -312,28 +373,36 @@ def read_images(file: Path, levels: Sequence[float]) -> Scores:
 # --- both -------------------------------------------------------------------------------------------------------------
 
 
-def everything(args: argparse.Namespace) -> Iterator[dict[str, dict[int, Scores]]]:
-    """Of each method the scores by seed, as far as they are known, after each training and evaluation.
+@dataclass(frozen=True)
+class Result:
+    """scores: under each attack; forwards: what the training cost, in forwards of a batch."""
+
+    scores: dict[str, Scores]
+    forwards: float
+
+
+def everything(args: argparse.Namespace) -> Iterator[dict[str, dict[int, Result]]]:
+    """Of each method the results by seed, as far as they are known, after each training and evaluation.
 
     UserError at the end if any has failed; the others go on."""
-    train, evaluate = (
-        (train_segmentation, evaluate_segmentation)
+    train, evaluate, cost = (
+        (train_segmentation, evaluate_segmentation, cost_segmentation)
         if args.task == "segmentation"
-        else (train_classification, evaluate_classification)
+        else (train_classification, evaluate_classification, cost_classification)
     )
     gpus: Queue[str | None] = Queue()
     for gpu in args.gpus or [None] * args.jobs:
         gpus.put(gpu)
 
-    def one(method: str, seed: int) -> Scores:
+    def one(method: str, seed: int) -> Result:
         gpu = gpus.get()
         try:
             train(args, method, seed, gpu)
-            return evaluate(args, method, seed, gpu)
+            return Result(evaluate(args, method, seed, gpu), cost(args, method, seed))
         finally:
             gpus.put(gpu)
 
-    found: dict[str, dict[int, Scores]] = {method: {} for method in args.methods}
+    found: dict[str, dict[int, Result]] = {method: {} for method in args.methods}
     failed: list[str] = []
     with ThreadPoolExecutor(gpus.qsize()) as pool:
         jobs = {pool.submit(one, method, seed): (method, seed) for seed in args.seeds for method in args.methods}
@@ -344,7 +413,7 @@ def everything(args: argparse.Namespace) -> Iterator[dict[str, dict[int, Scores]
             except UserError as error:
                 failed.append(f"{method}: {error}")
                 continue
-            yield {method: scores for method, scores in found.items() if scores}
+            yield {method: results for method, results in found.items() if results}
     if failed:
         raise UserError(f"{len(failed)} of {len(jobs)} runs failed, the table has the others; the first: {failed[0]}")
 
@@ -405,17 +474,26 @@ def difference(by_seed: Mapping[int, Scores], reference: Mapping[int, Scores]) -
     return np.stack([np.nanmean(apart, 0), low, high], 1)
 
 
-def write(args: argparse.Namespace, scores: dict[str, dict[int, Scores]]) -> None:
+def write(args: argparse.Namespace, results: dict[str, dict[int, Result]], attack: str) -> None:
+    """The table and the plot under one attack."""
+    name = "compare" if attack == args.attack[0] else f"compare_{attack}"
+    scores = {
+        method: {seed: one.scores[attack] for seed, one in by_seed.items()} for method, by_seed in results.items()
+    }
+    forwards = {
+        method: float(np.mean([one.forwards for one in by_seed.values()])) for method, by_seed in results.items()
+    }
     found = {method: summary(by_seed) for method, by_seed in scores.items()}
     reference = scores.get(args.against)
     apart = {method: difference(by_seed, reference) for method, by_seed in scores.items() if reference}
     titles = [*(f"{level:g}" for level in [0.0, *args.noise]), "mean of noisy"]
-    with replacing(args.output / "compare.csv") as path, path.open("w", newline="") as file:
+    with replacing(args.output / f"{name}.csv") as path, path.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(
             [
                 "method",
                 "seeds",
+                "forwards",
                 "noise",
                 "mean",
                 "low",
@@ -428,8 +506,9 @@ def write(args: argparse.Namespace, scores: dict[str, dict[int, Scores]]) -> Non
         for method, rows in found.items():
             for number, title in enumerate(titles):
                 values = [*rows[number], *(apart[method][number] if apart else [])]
-                writer.writerow([method, len(scores[method]), title, *(f"{value:.3f}" for value in values)])
-    heads = ["method", "seeds", *titles, *([f"noisy, above {args.against}"] if apart else [])]
+                row = [method, len(scores[method]), f"{forwards[method]:.0f}", title]
+                writer.writerow([*row, *(f"{value:.3f}" for value in values)])
+    heads = [f"under {attack}", "seeds", "forwards", *titles, *([f"noisy, above {args.against}"] if apart else [])]
     lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
     for method, rows in found.items():
         cells = [f"{row[0]:.1f} ({row[1]:.1f}-{row[2]:.1f})" for row in rows]
@@ -437,11 +516,11 @@ def write(args: argparse.Namespace, scores: dict[str, dict[int, Scores]]) -> Non
             mean, low, high = apart[method][-1]
             blank = method == args.against or np.isnan(mean)
             cells.append("" if blank else f"{mean:+.1f} ({low:+.1f} to {high:+.1f})")
-        lines.append("| " + " | ".join([method, str(len(scores[method])), *cells]) + " |")
-    with replacing(args.output / "compare.md") as path:
+        lines.append("| " + " | ".join([method, str(len(scores[method])), f"{forwards[method]:.0f}", *cells]) + " |")
+    with replacing(args.output / f"{name}.md") as path:
         path.write_text("\n".join(lines) + "\n")
     print("\n".join(lines))
-    save(plot(args, found, titles), args.output, "compare")
+    save(plot(args, found, titles), args.output, name)
 
 
 def plot(args: argparse.Namespace, found: dict[str, NDArray[np.float64]], titles: Sequence[str]) -> Any:
@@ -475,9 +554,12 @@ def compare(_: list[str] | None = None) -> None:
         if unknown:
             labels = ", ".join(method.label for method in methods().values())
             raise UserError(f"--methods {unknown[0]} is not known: choose among {labels}, with a level like Adv5.")
+        if args.budget is not None:
+            args.p = with_budget(args)
     args.output.mkdir(parents=True, exist_ok=True)
-    for scores in everything(args):
-        write(args, scores)
+    for results in everything(args):
+        for attack in args.attack:
+            write(args, results, attack)
     print(f"The table and the plot are in {args.output}")
 
 

@@ -8,6 +8,7 @@ from typing_extensions import Unpack
 
 from nnunet_ima.attacks import ball
 from nnunet_ima.attacks.frozen import Model, frozen, input_gradient, steady
+from nnunet_ima.attacks.stall import Stall
 from nnunet_ima.attacks.threat import Common, Threat
 
 
@@ -42,6 +43,7 @@ def bpgd(
     alpha: float = 4.0,
     random_start: bool = False,
     clean_logits: Tensor | None = None,
+    stall: int | None = None,
     **common: Unpack[Common],
 ) -> Boundary:
     """Follow N-PGD within `margin` until the first wrong point, then bisect the segment that crosses the boundary.
@@ -62,7 +64,7 @@ def bpgd(
         raise ValueError(f"steps must be at least 1 and bisections not negative, got {steps} and {bisections}.")
     radius = ball.per_sample(margin, x, "margin")
     with frozen(model), torch.enable_grad():
-        search = _Search(model, x, y, radius, threat)
+        search = _Search(model, x, y, radius, threat, Stall(stall, len(x), x.device))
         search.start(clean_logits, wants_gradient=not random_start)
         if random_start:
             search.start_at(x.detach() + threat.start(x.detach(), radius, random=True))
@@ -77,8 +79,8 @@ def bpgd(
 class _Search:
     """The state of one BPGD call; `active` holds the indices of the samples that still walk."""
 
-    def __init__(self, model: Model, x: Tensor, y: Tensor, radius: Tensor, threat: Threat) -> None:
-        self.model, self.y, self.radius, self.threat = model, y, radius, threat
+    def __init__(self, model: Model, x: Tensor, y: Tensor, radius: Tensor, threat: Threat, stall: Stall) -> None:
+        self.model, self.y, self.radius, self.threat, self.stall = model, y, radius, threat, stall
         self.objective = threat.objective
         self.clean_input = x
         self.x = x.detach()
@@ -125,12 +127,13 @@ class _Search:
         self.correct_end[active] = torch.where(stays, point.detach(), self.correct_end[active])
         if last:
             return
+        loss = self.objective.loss(steady(logits), reference)
+        goes_on = self.stall.goes_on(active, loss)
         # The one place of a step where the host waits for the device: how many go on.
-        going = torch.nonzero(right).squeeze(1)
+        going = torch.nonzero(right if goes_on is None else right & goes_on).squeeze(1)
         self.active = active[going]
         if len(going):
-            loss = self.objective.loss(steady(logits), reference)[going]
-            self.gradient = input_gradient(loss, point, reference)[going]
+            self.gradient = input_gradient(loss[going], point, reference)[going]
 
     def bisect(self, bisections: int) -> Boundary:
         """Halve the bracket (last correct, first wrong) of every sample that crossed."""

@@ -6,6 +6,7 @@ from typing_extensions import Unpack
 
 from nnunet_ima.attacks import ball
 from nnunet_ima.attacks.frozen import Model, frozen, input_gradient, steady
+from nnunet_ima.attacks.stall import Stall
 from nnunet_ima.attacks.threat import Common, Threat
 from nnunet_ima.attacks.worst import Worst, scores, still_rising
 
@@ -20,6 +21,7 @@ def pgd(
     alpha: float = 4.0,
     random_start: bool = True,
     start: Tensor | None = None,
+    stall: int | None = None,
     **common: Unpack[Common],
 ) -> Tensor:
     """The worst point that N-PGD meets on its path, per sample; shape of `x`, within `epsilon` of it.
@@ -31,6 +33,7 @@ def pgd(
         `random_start=False` with more steps is I-FGSM.
     random_start: start uniformly in the volume of the ball instead of at `x`.
     start: start at x + start instead, (N, ...) as `x`.
+    stall: a sample stops once its loss has not risen for this many steps; None: it takes all.
     common: objective, norm, bounds and generator, see `Common`.
 
     Raises ValueError for an unknown norm, negative or non-finite epsilon, or a wrong count.
@@ -44,6 +47,7 @@ def pgd(
     point = threat.inside(x, start, radius)
     worst = Worst(point)
     active = torch.nonzero(radius > 0).squeeze(1)
+    stalled = Stall(stall, len(x), x.device)
     with frozen(model), torch.enable_grad():
         for step in range(steps + 1):
             if len(active) == 0:
@@ -57,7 +61,7 @@ def pgd(
             if step == steps:
                 break
             gradient = input_gradient(loss, iterate, reference)
-            going = still_rising(score, threat.objective)
+            going = still_rising(score, threat.objective, stalled.goes_on(active, loss))
             active, gradient = active[going], gradient[going]
             point[active] = threat.climbed(x[active], point[active], radius[active], gradient, alpha / steps)
     return torch.where(ball.broadcast(radius > 0, x), worst.point, x)

@@ -33,11 +33,13 @@ class Climbing(Common, total=False):
 
     steps: number of gradient steps. alpha: each step has the length alpha * radius / steps.
     random_start: start uniformly in the volume of the ball instead of at the sample.
+    stall: a sample stops once its loss has not risen for this many steps; None, the default: it takes all steps.
     """
 
     steps: int
     alpha: float
     random_start: bool
+    stall: int | None
 
 
 @dataclass(frozen=True)

@@ -31,12 +31,13 @@ def scores(objective: Objective, logits: Tensor, y: Tensor, loss: Tensor | None 
     return torch.stack([objective.badness(logits, y).float(), loss.detach().float()], 1)
 
 
-def still_rising(score: Tensor, objective: Objective) -> Tensor | slice:
-    """The rows of `score` whose badness can still grow, as an index: all of them, without a look at the numbers (for
-    which the host would have to wait), where badness has no limit."""
+def still_rising(score: Tensor, objective: Objective, goes_on: Tensor | None = None) -> Tensor | slice:
+    """The rows of `score` whose badness can still grow, and which go on (bool, None: all), as an index: all of them,
+    without a look at the numbers (for which the host would have to wait), where badness has no limit."""
     if objective.worst == math.inf:
-        return slice(None)
-    return torch.nonzero(score[:, 0] < objective.worst).squeeze(1)
+        return slice(None) if goes_on is None else torch.nonzero(goes_on).squeeze(1)
+    rising = score[:, 0] < objective.worst
+    return torch.nonzero(rising if goes_on is None else rising & goes_on).squeeze(1)
 
 
 def is_worse(score: Tensor, best: Tensor) -> Tensor:

@@ -9,6 +9,9 @@ from nnunet_ima.attacks.ball import NORMS, Norm
 from nnunet_ima.attacks.precision import PRECISIONS
 from nnunet_ima.errors import UserError, check_number
 from nnunet_ima.files import replacing
+from nnunet_ima.methods.averaging import check_ema
+from nnunet_ima.methods.budget import Budget
+from nnunet_ima.methods.cost import PLAIN_STEP
 from nnunet_ima.methods.method import Method, Run, settings_of
 from nnunet_ima.methods.registry import build, method_named
 
@@ -26,6 +29,10 @@ class Settings:
     method_settings: of the method, by name; what is not given has the method's default.
     optimizer: None: the paper's, AdamW for `ce` and Adam for the others, at torch's defaults; "sgd": momentum 0.9.
     pretrained: the checkpoint of another run whose weights the training starts from.
+    budget: cost of the whole training, in forwards of a batch (a plain step is 3), spent evenly over the epochs, of
+        which each then is as many steps as its share pays for; None: an epoch is every image once.
+    ema: decay of an average of the weights, which is what is validated and saved; 0: none.
+    awp: AWP's gamma, the size of the noise on the weights as a share of each layer's norm; 0: none.
     attack_precision: `float32` or `bfloat16`, or `auto`: on the CPU bfloat16 where the processor computes it natively,
         else float32; on CUDA the training's float16.
     """
@@ -43,6 +50,9 @@ class Settings:
     seed: int = 0
     pretrained: str | None = None
     attack_precision: str = "auto"
+    budget: float | None = None
+    ema: float = 0.0
+    awp: float = 0.0
 
     def __post_init__(self) -> None:
         for name in ("epochs", "image_size", "batch_size", "channels"):
@@ -58,7 +68,18 @@ class Settings:
             if getattr(self, name) not in known:
                 raise UserError(f"{name} must be one of {', '.join(map(str, known))}, got {getattr(self, name)}.")
 
+        check_ema(self.ema)
+        check_number("awp", self.awp, 0, 1)
+        if self.budget is not None:
+            check_number("budget", self.budget, 1)
+            Budget(self.budget, self.epochs).check(method_named(self.method).label, self.usual_cost)
         self.build().begin(Run([], self.epochs))
+
+    @property
+    def usual_cost(self) -> float:
+        """Of a training step, in forwards of its batch, before one was taken."""
+        method = self.build()
+        return (PLAIN_STEP if method.is_off else method.usual_cost) + (6 if self.awp else 0)
 
     def build(self) -> Method:
         """The training method, not begun yet. UserError for a setting or a norm that it does not have."""

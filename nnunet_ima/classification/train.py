@@ -1,9 +1,11 @@
 """Training a classifier, by the same methods as segmentation."""
 
 import csv
+import math
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -22,9 +24,13 @@ from nnunet_ima.classification.settings import Settings
 from nnunet_ima.errors import UserError, first_line
 from nnunet_ima.files import remove_leftovers, replacing
 from nnunet_ima.methods.adaptive import Adaptive
+from nnunet_ima.methods.averaging import Average
+from nnunet_ima.methods.budget import Budget
+from nnunet_ima.methods.cost import PLAIN_STEP
 from nnunet_ima.methods.history import History
-from nnunet_ima.methods.method import Run
+from nnunet_ima.methods.method import Run, Tally
 from nnunet_ima.methods.optimizer_steps import steps_of
+from nnunet_ima.methods.weight_noise import weight_noise
 from nnunet_ima.plots import two_panels
 
 
@@ -96,11 +102,15 @@ class Training:
         self.model = build(len(self.classes), self.settings.channels, self.settings.seed).to(self.device)
         self.optimizer = build_optimizer(self.settings, self.model)
         self.method = self.settings.build()
-        self.method.begin(Run(self.train.names, self.settings.epochs, shape=tuple(self.train.x.shape[1:])))
+        self.budget = None if self.settings.budget is None else Budget(self.settings.budget, self.settings.epochs)
+        drawn = self._steps() * self.settings.batch_size
+        seen = min(1.0, drawn / len(self.train))
+        self.method.begin(Run(self.train.names, self.settings.epochs, seen, tuple(self.train.x.shape[1:])))
         self.store = self.method.store if isinstance(self.method, Adaptive) else None
         self.history = History()
         self.generator = torch.Generator().manual_seed(self.settings.seed)
         self.scaler = torch.amp.GradScaler(enabled=self.device.type == "cuda")
+        self.average = Average(self.model, self.settings.ema) if self.settings.ema else None
         self.best = -1.0
 
     def start_from(self, file: Path) -> None:
@@ -113,6 +123,8 @@ class Training:
             weights = {name: value for name, value in weights.items() if not name.startswith("network.fc.")}
         try:
             self.model.load_state_dict(self.model.state_dict() | weights)
+            if self.average is not None:
+                self.average = Average(self.model, self.settings.ema)
         except RuntimeError as error:
             raise UserError(f"--pretrained {file} is of another network: give one with the same --channels.") from error
 
@@ -122,20 +134,12 @@ class Training:
         while self.epoch < self.settings.epochs:
             started = perf_counter()
             self.method.start_epoch(self.epoch / self.settings.epochs)
-            loss = self._train_epoch()
+            steps = self._steps()
+            with self._live_weights():
+                loss = self._train_epoch(steps)
             tally = self.method.end_epoch()
             accuracy = self._validate()
-            self.rows.append(
-                {
-                    "epoch": self.epoch,
-                    "loss": loss,
-                    "validation_accuracy": accuracy,
-                    **tally.shares(),
-                    "seconds": perf_counter() - started,
-                }
-            )
-            if self.store is not None:
-                self.history.add(self.epoch, tally, self.store, perf_counter() - started)
+            self._note(loss, accuracy, tally, steps, perf_counter() - started)
             self.epoch += 1
             if accuracy >= self.best:
                 self.best = accuracy
@@ -145,35 +149,93 @@ class Training:
         self._save("checkpoint_final.pth")
         (self.folder / "checkpoint_latest.pth").unlink(missing_ok=True)
 
-    def _train_epoch(self) -> float:
+    def _note(self, loss: float, accuracy: float, tally: Tally, steps: int, seconds: float) -> None:
+        """One row of what the epoch showed and cost."""
+        shares = tally.shares()
+        if self.method.is_off:
+            shares["cost"] = self._usual_cost
+        forwards = steps * shares["cost"]
+        if self.budget is not None:
+            self.budget.spend(steps, shares["cost"])
+        before = self.rows[-1].get("forwards", 0.0) if self.rows else 0.0
+        row = {"epoch": self.epoch, "loss": loss, "validation_accuracy": accuracy, **shares}
+        self.rows.append(row | {"steps": steps, "forwards": before + forwards, "seconds": seconds})
+        if self.store is not None:
+            self.history.add(self.epoch, tally, self.store, seconds, steps)
+
+    @property
+    def _usual_cost(self) -> float:
+        """Of a step without attacks, in forwards of its batch."""
+        return PLAIN_STEP * (2 if self.settings.awp else 1)
+
+    @contextmanager
+    def _live_weights(self) -> Iterator[None]:
+        """Within the model has the weights that are trained, outside of it their average, where one is wanted."""
+        if self.average is None:
+            yield
+            return
+        self.average.hide()
+        yield
+        self.average.show()
+
+    def _steps(self) -> int:
+        """Of the coming epoch."""
+        if self.budget is None:
+            return math.ceil(len(self.train) / self.settings.batch_size)
+        return self.budget.steps(self.epoch, self.rows[-1]["cost"] if self.rows else self.settings.usual_cost)
+
+    def _batches(self, steps: int) -> Iterator[Tensor]:
+        """The rows of each batch: every image once, then once again in another order, until there are enough."""
+        while steps > 0:
+            order = torch.randperm(len(self.train), generator=self.generator)
+            for rows in order.split(self.settings.batch_size)[:steps]:  # type: ignore[no-untyped-call]
+                steps -= 1
+                yield rows
+
+    def _train_epoch(self, steps: int) -> float:
+        """The mean loss of the samples drawn."""
         self.model.train()
-        order = torch.randperm(len(self.train), generator=self.generator)
-        parts = order.split(self.settings.batch_size)  # type: ignore[no-untyped-call]
-        total = 0.0
+        total, drawn = 0.0, 0
         bar = tqdm(
-            parts, f"Epoch {self.epoch + 1}/{self.settings.epochs}", unit="batch", leave=False, dynamic_ncols=True
+            self._batches(steps),
+            f"Epoch {self.epoch + 1}/{self.settings.epochs}",
+            steps,
+            unit="batch",
+            leave=False,
+            dynamic_ncols=True,
         )
         for rows in bar:
             x, y = self.train.x[rows].to(self.device), self.train.y[rows].to(self.device)
             total += self._step(x, y, [self.train.names[row] for row in rows.tolist()]) * len(rows)
-            bar.set_postfix(loss=f"{total / (bar.n + 1) / self.settings.batch_size:.3f}")
-        return total / len(self.train)
+            drawn += len(rows)
+            bar.set_postfix(loss=f"{total / drawn:.3f}")
+        return total / drawn
 
     def _step(self, x: Tensor, y: Tensor, ids: list[str]) -> float:
         """One optimiser step on a batch and its noisy twins; the loss."""
         self.optimizer.zero_grad(set_to_none=True)
         self.method.start_step()
+        loss = self._loss(x, y, ids)
+        self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        again = partial(self._loss, x, y, ids, repeated=True)
+        noise = weight_noise(self.optimizer, self.settings.awp, again, self.scaler.get_scale)
+        with steps_of(self.optimizer) as taken, noise:
+            self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.method.end_step(counts=bool(taken))
+        if self.average is not None and taken:
+            self.average.update()
+        return float(loss.detach())
+
+    def _loss(self, x: Tensor, y: Tensor, ids: list[str], repeated: bool = False) -> Tensor:
+        """The method's loss of a step; repeated: once more, on the noise found before."""
         with self._autocast():
             serves = training_pass_serves(self.device, self.settings.attack_precision)
             shares = serves and not self.method.is_off
             batch = ClassificationBatch(x, y, ids, self.model, self._attack_precision, shares)
-            loss = batch.clean.loss() if self.method.is_off else self.method.loss(batch)
-        self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
-        with steps_of(self.optimizer) as taken:
-            self.scaler.step(self.optimizer)
-        self.scaler.update()
-        self.method.end_step(counts=bool(taken))
-        return float(loss.detach())
+            if self.method.is_off:
+                return batch.clean.loss()
+            return self.method.repeated_loss(batch) if repeated else self.method.step_loss(batch)
 
     def _autocast(self) -> Any:
         return torch.autocast("cuda") if self.device.type == "cuda" else nullcontext()
@@ -205,6 +267,10 @@ class Training:
         }
         if self.store is not None:
             state |= {"store": self.method.state(), "history": self.history.state()}
+        if self.average is not None:
+            state |= {"average": self.average.state()}
+        if self.budget is not None:
+            state |= {"spent": self.budget.spent}
         return state
 
     def load_state(self, state: dict[str, Any]) -> None:
@@ -217,6 +283,10 @@ class Training:
         if self.store is not None:
             self.method.load_state(state["store"])
             self.history.load_state(state["history"])
+        if self.average is not None:
+            self.average.load_state(state["average"])
+        if self.budget is not None:
+            self.budget.spent = state["spent"]
 
     def _save(self, name: str) -> None:
         with replacing(self.folder / name) as path:

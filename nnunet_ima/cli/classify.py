@@ -75,6 +75,28 @@ def _add_train(group: Any) -> None:
         metavar="METHOD.NAME=VALUE",
         help="[OPTIONAL] another setting of the method, like mail.gamma=5; may be given several times",
     )
+    group.add_argument(
+        "--budget",
+        type=float,
+        metavar="FORWARDS",
+        help="[OPTIONAL] cost of the whole training in forwards of a batch (a plain step is 3), spent evenly over the "
+        "epochs; default: every image once an epoch",
+    )
+    group.add_argument(
+        "--ema",
+        type=float,
+        default=0.0,
+        metavar="DECAY",
+        help="[OPTIONAL] validate and save an average of the weights with this decay per step, like 0.999; default: 0, "
+        "none",
+    )
+    group.add_argument(
+        "--awp",
+        type=float,
+        default=0.0,
+        metavar="GAMMA",
+        help="[OPTIONAL] noise on the weights too, this share of each layer's norm, like 0.005; default: 0, none",
+    )
     group.add_argument("--norm", choices=["l2", "linf"], default="l2", help="[OPTIONAL] norm of the noise; default: l2")
     group.add_argument(
         "--optimizer",

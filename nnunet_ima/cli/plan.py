@@ -14,6 +14,7 @@ from nnunet_ima.files import replacing
 from nnunet_ima.methods.registry import methods, parse_settings
 from nnunet_ima.nnunet.dataset_names import dataset_name
 from nnunet_ima.nnunet.plans import check_dataset, configuration, is_2d, read_plans, set_features
+from nnunet_ima.segmentation.objectives.in_turn import ATTACK_LOSSES
 from nnunet_ima.segmentation.settings import PAPER, Settings, paper_settings
 
 OF_IMA = ("margin_step", "beta", "steps", "alpha", "bisections", "random_start")
@@ -82,6 +83,32 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--iterations", type=int, help="[OPTIONAL] training steps per epoch; default: nnU-Net's 250")
     result.add_argument(
         "--val-iterations", type=int, help="[OPTIONAL] validation steps per epoch; default: nnU-Net's 50"
+    )
+    result.add_argument(
+        "--budget",
+        type=float,
+        metavar="FORWARDS",
+        help="[OPTIONAL] cost of the whole training in forwards of a batch (a plain step is 3), spent evenly over the "
+        "epochs in place of --iterations",
+    )
+    result.add_argument(
+        "--ema",
+        type=float,
+        metavar="DECAY",
+        help="[OPTIONAL] validate and save an average of the weights with this decay per step, like 0.999; default: 0, "
+        "none",
+    )
+    result.add_argument(
+        "--awp",
+        type=float,
+        metavar="GAMMA",
+        help="[OPTIONAL] noise on the weights too, this share of each layer's norm, like 0.005; default: 0, none",
+    )
+    result.add_argument(
+        "--attack-loss",
+        choices=ATTACK_LOSSES,
+        help="[OPTIONAL] what attacks climb in training: nnU-Net's loss, or that and those of strong in turn; default: "
+        "nnunet",
     )
     result.add_argument(
         "--attack-precision",

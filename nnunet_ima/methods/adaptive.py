@@ -1,5 +1,7 @@
 """What the methods with a margin per sample share."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,6 +48,15 @@ class Adaptive(Method):
         step, self.outcomes = self.outcomes, self.outcomes_before
         if counts:
             self.outcomes.merge(step)
+
+    @contextmanager
+    def unnoted(self) -> Iterator[None]:
+        outcomes, self.outcomes = self.outcomes, Outcomes()
+        try:
+            with super().unnoted():
+                yield
+        finally:
+            self.outcomes = outcomes
 
     def end_epoch(self, gather: Gather = alone) -> Tally:
         outcomes = Outcomes()

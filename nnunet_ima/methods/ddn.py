@@ -25,11 +25,16 @@ class DDN(FixedLevel):
 
     def loss(self, batch: Batch) -> Tensor:
         clean = batch.x.detach()
-        with self.attacked(batch) as model:
-            found = ddn(model, clean, batch.y, objective=batch.objective, steps=self.steps, bounds=self.bounds)
+
+        def attack() -> Tensor:
+            with self.attacked(batch) as model:
+                told = {"objective": batch.objective, "steps": self.attack_steps, "stall": self.stall}
+                return ddn(model, clean, batch.y, bounds=self.bounds, **told)
+
+        found = self.search(attack)
         limit = torch.full((len(clean),), self.level, device=clean.device)
         noisy = ball.step_inside(clean, found - clean, limit, "l2", self.bounds)
         samples = len(batch.ids)
         right = int(batch.objective.correct(batch.clean.logits.detach(), batch.y).sum())
-        self.tally.merge(Tally(samples, samples, right, 0, samples * self.steps))
+        self.tally.merge(Tally(samples, samples, right, 0, samples * self.attack_steps))
         return batch.forward(noisy).loss()

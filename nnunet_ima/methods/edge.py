@@ -8,7 +8,7 @@ from torch import Tensor
 
 from nnunet_ima.attacks import ball
 from nnunet_ima.methods.ima import IMA
-from nnunet_ima.methods.method import Batch, number, to_device
+from nnunet_ima.methods.method import Batch, mixed, number, to_device
 
 
 @dataclass(kw_only=True)
@@ -34,6 +34,5 @@ class Edge(IMA):
         # A sample without a margin has 0 there.
         edge = torch.where(found.correct, to_device(margin.to(clean.dtype), batch), 0.0)
         stretched = away * ball.broadcast(edge / ball.size(away, self.norm).clamp_min(1e-6), clean)
-        noisy = batch.forward(ball.step_inside(clean, stretched, edge, self.norm, self.bounds)).loss()
-        # A clean loss of weight 0 would still cost its backward pass.
-        return noisy if self.beta == 1 else (1 - self.beta) * batch.clean.loss() + self.beta * noisy
+        noisy = batch.forward(ball.step_inside(clean, stretched, edge, self.norm, self.bounds))
+        return mixed(batch.clean, noisy, self.beta)

@@ -30,12 +30,16 @@ class FixedLevel(Method):
 
     def walk(self, batch: Batch, patience: int | None = None) -> Walk:
         """PGD that stops `patience` steps after a sample has become wrong (None: it takes all); counted."""
-        with self.attacked(batch) as model:
-            breakable, told = self.can_break(batch), self.climbing(batch.objective)
-            found = walk(model, batch.x, batch.y, self.level, patience=patience, breakable=breakable, **told)
+
+        def attack() -> Walk:
+            with self.attacked(batch) as model:
+                breakable, told = self.can_break(batch), self.climbing(batch.objective)
+                return walk(model, batch.x, batch.y, self.level, patience=patience, breakable=breakable, **told)
+
+        found = self.search(attack)
         (held,) = to_host(found.held)
         right = held > 0
-        taken = right.sum() * self.steps if patience is None else held.sum()
-        crossed = (right & (held < self.steps)).sum()
+        taken = right.sum() * self.attack_steps if patience is None else held.sum()
+        crossed = (right & (held < self.attack_steps)).sum()
         self.tally.merge(Tally(len(batch.ids), len(batch.ids), int(right.sum()), int(crossed), int(taken)))
         return found

@@ -38,5 +38,5 @@ class GAIRAT(FixedLevel):
         noisy = batch.forward(found.x)
         if self.progress < self.burn_in:
             return noisy.loss()
-        weight = weights(found.held, self.steps, self.middle, self.can_break(batch))
+        weight = weights(found.held, self.attack_steps, self.middle, self.can_break(batch))
         return (weight * noisy.losses()).mean()

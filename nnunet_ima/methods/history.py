@@ -21,9 +21,13 @@ class History:
     def __init__(self) -> None:
         self.rows: list[dict[str, float]] = []
 
-    def add(self, epoch: int, tally: Tally, store: MarginStore | None, seconds: float) -> None:
-        """Shares of the epoch and its training seconds, and where the margins stand after it, if there are any."""
-        row = {"epoch": epoch, **tally.shares(), "seconds": seconds}
+    def add(self, epoch: int, tally: Tally, store: MarginStore | None, seconds: float, steps: int) -> None:
+        """Shares of the epoch, its training seconds and steps, what the training has cost so far in forwards of a
+        batch, and where the margins stand after it, if there are any."""
+        shares = tally.shares()
+        before = self.rows[-1].get("forwards", 0.0) if self.rows else 0.0
+        forwards = before + steps * shares["cost"]
+        row = {"epoch": epoch, **shares, "steps": steps, "forwards": forwards, "seconds": seconds}
         if store is not None:
             quantiles = torch.quantile(store.margins, torch.tensor(QUANTILES, dtype=torch.float64)).tolist()
             row |= {
@@ -38,7 +42,8 @@ class History:
         margins = f"margin {row['margin_mean']:.3f} (median {row['margin_q50']:.3f}), " if "margin_mean" in row else ""
         return (
             f"correct {row['correct']:.1%}, crossed {row['crossed']:.1%}, {margins}"
-            f"{row['attack_steps']:.1f} attack steps, {row['attack_seconds']:.1f} s in attacks"
+            f"{row['attack_steps']:.1f} attack steps, {row['attack_seconds']:.1f} s in attacks, "
+            f"{row['cost']:.1f} forwards a step"
         )
 
     def state(self) -> list[dict[str, float]]:

@@ -39,6 +39,11 @@ class IAAT(Adaptive):
         self.step = self.gamma * unit
         self.store = MarginStore(run.ids, self.warm_up_noise * unit)
 
+    @property
+    def usual_cost(self) -> float:
+        """One more attack, or two, look for the margin."""
+        return 6.0 + 6 * self.attack_steps
+
     def loss(self, batch: Batch) -> Tensor:
         margin, eligible = self.margins(batch)
         right = batch.objective.correct(batch.clean.logits.detach(), batch.y)

@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, fields
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -20,7 +20,10 @@ from nnunet_ima.attacks.objective import Objective
 from nnunet_ima.attacks.pgd import pgd
 from nnunet_ima.attacks.threat import Climbing
 from nnunet_ima.errors import UserError, check_number
+from nnunet_ima.methods.cost import Cost
 from nnunet_ima.methods.stopwatch import Stopwatch
+
+Found = TypeVar("Found")
 
 Gather = Callable[[Any], list[Any]]
 """What all processes of a training noted, in the same order on each."""
@@ -104,18 +107,22 @@ class Tally:
     crossed: int = 0
     attack_steps: int = 0
     seconds: float = 0.0
+    drawn: int = 0
+    forwards: int = 0
 
     def merge(self, other: "Tally") -> None:
         for name in vars(self):
             setattr(self, name, getattr(self, name) + getattr(other, name))
 
     def shares(self) -> dict[str, float]:
-        """Share of the eligible samples that were correct, share of those that crossed, mean steps of an attack."""
+        """Share of the eligible samples that were correct, share of those that crossed, mean steps of an attack; and
+        what a step cost, in forwards of its batch (`Cost`)."""
         return {
             "correct": self.correct / max(self.eligible, 1),
             "crossed": self.crossed / max(self.correct, 1),
             "attack_steps": self.attack_steps / max(self.correct, 1),
             "attack_seconds": self.seconds,
+            "cost": self.forwards / max(self.drawn, 1),
         }
 
 
@@ -134,6 +141,9 @@ class Method:
     """The base of all methods; its fields and those of a method are its settings.
 
     steps, alpha, norm, random_start, bounds: of the attack, see `pgd`.
+    first_steps: steps of the attack at the beginning of the training; they grow evenly to `steps` at its end. None:
+    `steps` throughout.
+    stall: the attack of a sample ends once its loss has not risen for this many steps. None: it takes all.
     """
 
     word: ClassVar[str] = ""
@@ -149,6 +159,8 @@ class Method:
     norm: Norm = "l2"
     random_start: bool = False
     bounds: tuple[float, float] | None = None
+    first_steps: int | None = count(None, 1)
+    stall: int | None = count(None, 1)
 
     def __post_init__(self) -> None:
         for one in fields(self):
@@ -159,7 +171,15 @@ class Method:
             raise UserError(f"{self.label} has no norm {self.norm}: use {' or '.join(self.norms)}.")
         if not isinstance(self.random_start, bool):
             raise UserError(f"random_start of {self.label} must be true or false, got {self.random_start!r}.")
+        if self.first_steps is not None and self.first_steps > self.steps:
+            raise UserError(
+                f"first_steps of {self.label} must be at most its steps, {self.steps}, got {self.first_steps}."
+            )
         self.progress = 0.0
+        self.cost = Cost()
+        self.drawn = 0
+        self.found: list[Any] = []
+        self.repeated: Iterator[Any] | None = None
         self.breakable: frozenset[Hashable] = frozenset()
         self.tally = Tally()
         self.stopwatch = Stopwatch()
@@ -182,6 +202,51 @@ class Method:
         """Attack the batch, note what that showed, and return the loss of the step."""
         raise NotImplementedError
 
+    @property
+    def attack_steps(self) -> int:
+        """Steps of the attack at this point of the training."""
+        if self.first_steps is None:
+            return self.steps
+        return min(self.steps, self.first_steps + int((self.steps - self.first_steps + 1) * self.progress))
+
+    @property
+    def usual_cost(self) -> float:
+        """What a step costs at most where attacks take all their steps, in forwards of its batch: an estimate, until
+        the first epoch has shown it."""
+        return 6.0 + 2 * self.attack_steps
+
+    def step_loss(self, batch: Batch) -> Tensor:
+        """`loss`, its cost counted and what its attacks find kept for `repeated_loss`: what a training calls."""
+        self.found, self.drawn = [], len(batch.ids)
+        return self.loss(self.cost.counted(batch))
+
+    def repeated_loss(self, batch: Batch) -> Tensor:
+        """The loss of the same step once more, on the noise found before, for a network whose weights have moved
+        meanwhile: nothing is attacked and nothing noted."""
+        self.repeated = iter(self.found)
+        try:
+            with self.unnoted():
+                return self.loss(self.cost.counted(batch))
+        finally:
+            self.repeated = None
+
+    def search(self, attack: Callable[[], Found]) -> Found:
+        """What `attack` finds; in a `repeated_loss` what it found the first time."""
+        if self.repeated is not None:
+            return next(self.repeated)  # type: ignore[no-any-return]
+        found = attack()
+        self.found.append(found)
+        return found
+
+    @contextmanager
+    def unnoted(self) -> Iterator[None]:
+        """What is noted within is forgotten."""
+        tally, self.tally = self.tally, Tally()
+        try:
+            yield
+        finally:
+            self.tally = tally
+
     def start_epoch(self, progress: float) -> None:
         """progress: share of the training that is done, 0 to 1."""
         self.progress = progress
@@ -194,8 +259,12 @@ class Method:
     def end_step(self, counts: bool) -> None:
         """counts: whether the optimiser moved the network; what a step showed is forgotten otherwise."""
         step, self.tally = self.tally, self.before
+        self.found = []
         if counts:
             self.tally.merge(step)
+        # Spent all the same.
+        self.tally.merge(Tally(drawn=self.drawn, forwards=self.cost.read()))
+        self.drawn = 0
 
     def end_epoch(self, gather: Gather = alone) -> Tally:
         """Learn from what the epoch showed; its counts, and a clean slate for the next one."""
@@ -218,8 +287,8 @@ class Method:
     @contextmanager
     def attacked(self, batch: Batch) -> Iterator[Model]:
         """The network for attacks, and the time they take counted."""
-        with self.stopwatch.running(batch.x.device), batch.attacked() as model:
-            yield model
+        with self.stopwatch.running(batch.x.device), self.cost.attacking(), batch.attacked() as model:
+            yield self.cost.counted_model(model)
 
     def climbing(self, objective: Objective) -> Climbing:
         """What the settings tell an attack by gradient steps."""
@@ -227,19 +296,24 @@ class Method:
             "objective": objective,
             "norm": self.norm,
             "bounds": self.bounds,
-            "steps": self.steps,
+            "steps": self.attack_steps,
             "alpha": self.alpha,
             "random_start": self.random_start,
+            "stall": self.stall,
         }
 
     def bpgd(self, batch: Batch, radius: float | Tensor, bisections: int, rows: Tensor | None = None) -> Boundary:
         """The samples on the decision boundary within `radius`, of the whole batch or of the samples `rows`; whoever
         asks counts."""
         x, y = (batch.x, batch.y) if rows is None else (batch.x.detach()[rows], batch.y[rows])
-        with self.attacked(batch) as model:
-            clean_logits = batch.shared_logits if rows is None else None
-            told = self.climbing(batch.objective)
-            return bpgd(model, x, y, radius, bisections=bisections, clean_logits=clean_logits, **told)
+
+        def attack() -> Boundary:
+            with self.attacked(batch) as model:
+                clean_logits = batch.shared_logits if rows is None else None
+                told = self.climbing(batch.objective)
+                return bpgd(model, x, y, radius, bisections=bisections, clean_logits=clean_logits, **told)
+
+        return self.search(attack)
 
     def pgd(
         self,
@@ -250,12 +324,16 @@ class Method:
         y: Tensor | None = None,
     ) -> Tensor:
         """The worst points within `radius`, one per sample of the batch; counted."""
-        with self.attacked(batch) as model:
-            told = self.climbing(objective or batch.objective)
-            found = pgd(model, batch.x, batch.y if y is None else y, radius, start=start, **told)
+
+        def attack() -> Tensor:
+            with self.attacked(batch) as model:
+                told = self.climbing(objective or batch.objective)
+                return pgd(model, batch.x, batch.y if y is None else y, radius, start=start, **told)
+
+        found = self.search(attack)
         samples = len(batch.ids)
         right = int(batch.objective.correct(batch.clean.logits.detach(), batch.y).sum())
-        self.tally.merge(Tally(samples, samples, right, 0, right * self.steps))
+        self.tally.merge(Tally(samples, samples, right, 0, right * self.attack_steps))
         return found
 
 
@@ -266,6 +344,12 @@ def check_level(label: str, noise: float | None) -> float:
             f"{label} needs a noise level: give --noise-max, or for nnU-Net use a trainer like nnUNetTrainer{label}5."
         )
     return noise
+
+
+def mixed(clean: Pass, noisy: Pass, beta: float) -> Tensor:
+    """(1 - beta) l(x) + beta l(x'), means over the batch. A clean loss of weight 0 would still cost its backward pass:
+    it is left out."""
+    return noisy.loss() if beta == 1 else (1 - beta) * clean.loss() + beta * noisy.loss()
 
 
 def settings_of(method: type[Method]) -> list[str]:

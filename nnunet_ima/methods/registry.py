@@ -7,6 +7,7 @@ from typing import Any
 
 from nnunet_ima.attacks.ball import Norm
 from nnunet_ima.errors import UserError
+from nnunet_ima.methods.amat import AMAT
 from nnunet_ima.methods.ddn import DDN
 from nnunet_ima.methods.edge import Edge
 from nnunet_ima.methods.fat import FAT
@@ -19,13 +20,16 @@ from nnunet_ima.methods.method import Method, settings_of
 from nnunet_ima.methods.mma import MMA
 from nnunet_ima.methods.plain import Plain
 from nnunet_ima.methods.smd import SMD
+from nnunet_ima.methods.staircase import Staircase
 from nnunet_ima.methods.trades import TRADES
 from nnunet_ima.methods.vanilla import Vanilla
 
 OWN: tuple[type[Method], ...] = (
     Plain,
     IMA,
+    AMAT,
     Edge,
+    Staircase,
     Vanilla,
     SMD,
     IAAT,

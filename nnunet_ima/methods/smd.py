@@ -62,11 +62,14 @@ class SMD(Adaptive):
 
     def steepness(self, batch: Batch, noisy: Tensor, rows: Tensor) -> Tensor:
         """Norm of the loss's gradient at the noisy samples, (M,)."""
-        with self.attacked(batch) as model, torch.enable_grad():
-            point, reference = noisy.detach().requires_grad_(True), batch.y[rows]
-            loss = batch.objective.loss(model(point), reference)
-            gradient = input_gradient(loss, point, reference).float() / reference[0].numel()
-        return ball.size(gradient, self.norm)
+
+        def attack() -> Tensor:
+            with self.attacked(batch) as model, torch.enable_grad():
+                point, reference = noisy.detach().requires_grad_(True), batch.y[rows]
+                loss = batch.objective.loss(model(point), reference)
+                return input_gradient(loss, point, reference).float() / reference[0].numel()
+
+        return ball.size(self.search(attack), self.norm)
 
 
 def first_step(epochs: int, unit: float) -> float:

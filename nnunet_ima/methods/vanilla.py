@@ -6,7 +6,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from nnunet_ima.methods.fixed import FixedLevel
-from nnunet_ima.methods.method import Batch, number
+from nnunet_ima.methods.method import Batch, mixed, number
 
 
 @dataclass(kw_only=True)
@@ -27,4 +27,4 @@ class Vanilla(FixedLevel):
 
     def loss(self, batch: Batch) -> Tensor:
         """(1-beta) l(x) + beta l(twin), means over the batch."""
-        return (1 - self.beta) * batch.clean.loss() + self.beta * self.noisy(batch).loss()
+        return mixed(batch.clean, self.noisy(batch), self.beta)

@@ -7,11 +7,17 @@ from typing import Any
 from nnunet_ima.attacks.ball import NORMS, Norm
 from nnunet_ima.attacks.precision import PRECISIONS
 from nnunet_ima.errors import UserError, check_number
+from nnunet_ima.methods.averaging import check_ema
+from nnunet_ima.methods.budget import Budget
 from nnunet_ima.methods.method import Method
 from nnunet_ima.methods.registry import build, defaults, method_named, methods
+from nnunet_ima.segmentation.objectives.in_turn import ATTACK_LOSSES
 from nnunet_ima.segmentation.objectives.dice import DICE_RULES, DiceRule
 
 Values = dict[str, Any]
+
+NNUNET_EPOCHS = 1000
+"""Of a training of nnU-Net, where nothing else is said."""
 
 
 @dataclass(frozen=True)
@@ -24,6 +30,12 @@ class Settings:
     norm: of the noise.
     threshold, dice: a slice is correct if its Dice by this rule is above the threshold.
     epochs, iterations, val_iterations: length of the training; None: nnU-Net's.
+    budget: cost of the whole training, in forwards of a batch (a plain step is 3), spent evenly over its epochs in
+        place of `iterations`; None: as many steps as `iterations` says, whatever they cost.
+    ema: decay of an average of the weights, which is what nnU-Net then validates and saves; 0: none.
+    awp: AWP's gamma, the size of the noise on the weights as a share of each layer's norm; 0: none.
+    attack_loss: what attacks climb in training: `nnunet`, nnU-Net's own loss per slice, or `in_turn`, step by step that
+        and the losses of the ensemble `strong`.
     attack_precision: `float32` or `bfloat16`, or `auto`: on the CPU bfloat16 where the processor computes it natively,
         else float32; on CUDA the float16 of nnU-Net's own autocast.
     methods: settings by name by the word of a method, {"trades": {"beta": 1}}; what is not given has the method's
@@ -38,6 +50,10 @@ class Settings:
     iterations: int | None = None
     val_iterations: int | None = None
     attack_precision: str = "auto"
+    budget: float | None = None
+    ema: float = 0.0
+    awp: float = 0.0
+    attack_loss: str = "nnunet"
     methods: dict[str, Values] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -47,7 +63,17 @@ class Settings:
         for name in ("epochs", "iterations", "val_iterations"):
             if getattr(self, name) is not None:
                 check_number(name, getattr(self, name), 1, whole=True)
-        for name, allowed in (("norm", NORMS), ("dice", DICE_RULES), ("attack_precision", PRECISIONS)):
+        if self.budget is not None:
+            check_number("budget", self.budget, 1)
+        check_ema(self.ema)
+        check_number("awp", self.awp, 0, 1)
+        choices = (
+            ("norm", NORMS),
+            ("dice", DICE_RULES),
+            ("attack_precision", PRECISIONS),
+            ("attack_loss", ATTACK_LOSSES),
+        )
+        for name, allowed in choices:
             if getattr(self, name) not in allowed:
                 raise UserError(f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}.")
         if not isinstance(self.methods, dict) or not all(isinstance(one, dict) for one in self.methods.values()):
@@ -87,6 +113,11 @@ class Settings:
             given["noise"] = level
         usual = self.resolved_noise_max(channels, patch_size) if method.noise_is_largest else self.noise_max
         return build(method, given, usual, self.norm)
+
+    def check_budget(self, label: str, cost: float) -> None:
+        """UserError where an epoch could not have a single step, which costs up to `cost` forwards."""
+        if self.budget is not None:
+            Budget(self.budget, self.epochs or NNUNET_EPOCHS).check(label, cost)
 
     def resolved_noise_max(self, channels: int, patch_size: tuple[int, ...]) -> float:
         """eps_max for patches of this size."""

@@ -20,8 +20,8 @@ from nnunet_ima.attacks.frozen import Model, frozen
 from nnunet_ima.attacks.modes import same_in_eval_mode
 from nnunet_ima.attacks.precision import attack_precision, training_pass_serves
 from nnunet_ima.errors import UserError
-from nnunet_ima.files import replacing
 from nnunet_ima.methods.adaptive import Adaptive
+from nnunet_ima.methods.cost import PLAIN_STEP
 from nnunet_ima.methods.history import History
 from nnunet_ima.methods.ima import IMA
 from nnunet_ima.methods.method import Method, Run, alone
@@ -40,6 +40,7 @@ from nnunet_ima.segmentation.loader import (
     slices_of,
 )
 from nnunet_ima.segmentation.objectives.dice import SegmentationObjective
+from nnunet_ima.segmentation.objectives.in_turn import in_turn
 from nnunet_ima.segmentation.plain_trainer import nnUNetTrainerPlain
 from nnunet_ima.segmentation.refusals import one_sentence
 from nnunet_ima.segmentation.settings import Settings
@@ -56,14 +57,19 @@ class nnUNetTrainerMethod(nnUNetTrainerPlain):
     level: float | None = None
     """Noise level in the trainer's name (nnUNetTrainerAdv5)."""
 
-    ima_checkpoint: dict[str, Any] | None = None
-    """Margins and history of the checkpoint that was loaded, until training starts and knows its slices."""
+    ima_step = 0
+    """Of the epoch."""
+    ima_repeats = False
+    """Whether the loss of a step is asked for once more."""
 
     @classmethod
     def _check_plans(cls, plans: dict[str, Any], configuration: str) -> None:
         super()._check_plans(plans, configuration)
         refusals.check_configuration(plans, configuration, cls.__name__)
-        Settings.of(plans).build(cls.method, cls.level, 1, (1, 1)).begin(Run([], 1))
+        settings = Settings.of(plans)
+        method = settings.build(cls.method, cls.level, 1, (1, 1))
+        method.begin(Run([], 1))
+        settings.check_budget(method.label, PLAIN_STEP if method.is_off else method.usual_cost)
 
     def initialize(self) -> None:
         super().initialize()
@@ -104,22 +110,23 @@ class nnUNetTrainerMethod(nnUNetTrainerPlain):
             return super().get_dataloaders()
 
     def on_train_start(self) -> None:
-        # Out of the attributes, which nnU-Net writes to debug.json as text.
-        checkpoint, self.ima_checkpoint = self.ima_checkpoint, None
-        takes_over = checkpoint is not None and not new_margins_wanted()
         with one_sentence():
-            if checkpoint is not None and takes_over:
+            if self.ima_checkpoint is not None and "fingerprint" in self.ima_checkpoint and not new_margins_wanted():
                 # Before nnU-Net writes these plans over those of the checkpoint's model folder.
-                check_fingerprint(checkpoint["fingerprint"], self.ima_fingerprint)
+                check_fingerprint(self.ima_checkpoint["fingerprint"], self.ima_fingerprint)
             super().on_train_start()
-            self.ima, self.ima_history = self._build_method(), History()
-            if checkpoint is not None:
-                self.ima_history.load_state(checkpoint["history"])
-                if takes_over:
-                    load_margins(self.ima, checkpoint["store"])
-                else:
-                    self.print_to_log_file("The margins start anew, as asked for.")
         self.print_to_log_file(self.ima, self.ima_settings)
+
+    def _continue_from(self, checkpoint: dict[str, Any]) -> None:
+        super()._continue_from(checkpoint)
+        self.ima, self.ima_history = self._build_method(), History()
+        if "store" not in checkpoint:
+            return
+        self.ima_history.load_state(checkpoint["history"])
+        if new_margins_wanted():
+            self.print_to_log_file("The margins start anew, as asked for.")
+        else:
+            load_margins(self.ima, checkpoint["store"])
 
     def _build_method(self) -> Method:
         """UserError where the method needs slices with foreground, and there are none."""
@@ -132,7 +139,10 @@ class nnUNetTrainerMethod(nnUNetTrainerPlain):
                 f"None of the {total} training slices has foreground: {method.label} has nothing to defend; check the "
                 "labels."
             )
-        draws = self.num_iterations_per_epoch * self.configuration_manager.batch_size
+        steps = self.num_iterations_per_epoch
+        if self.ima_budget is not None:
+            steps = self.ima_budget.steps(0, method.usual_cost)
+        draws = steps * self.configuration_manager.batch_size
         shape = (self.num_input_channels, *patch)
         seen = probability_of_a_visit(total, draws)
         method.begin(Run(slices, self.num_epochs, seen, shape, lambda: intensity_range(dataset, slices)))
@@ -148,6 +158,7 @@ class nnUNetTrainerMethod(nnUNetTrainerPlain):
         stock_loss = self.loss
         self.loss = partial(self._ima_loss, stock_loss, data, slice_ids(batch))
         self.ima.start_step()
+        self.ima_step += 1
         try:
             with steps_of(self.optimizer) as taken:
                 return super().train_step({**batch, "data": data})
@@ -186,17 +197,33 @@ class nnUNetTrainerMethod(nnUNetTrainerPlain):
         clean = SegmentationPass(output, target, stock_loss, alone)
         # Asked here, within nnU-Net's autocast.
         shares = self._shares_clean_pass and training_pass_serves(self.device, self.ima_settings.attack_precision)
+        objective = self.ima_objective
+        if self.ima_settings.attack_loss == "in_turn":
+            objective = in_turn(objective, self.ima_step - 1)
         batch = SegmentationBatch(
             data,
             target,
             ids,
-            self.ima_objective,
+            objective,
             clean,
             clean.logits if shares else None,
             self._in_buckets(len(data)),
             partial(self._open_attack, len(data)),
         )
-        return self.ima.loss(batch)
+        return self.ima.repeated_loss(batch) if self.ima_repeats else self.ima.step_loss(batch)
+
+    def _loss_again(self, batch: dict[str, Any]) -> Tensor:
+        self.ima_repeats = True
+        try:
+            return super()._loss_again(batch)
+        finally:
+            self.ima_repeats = False
+
+    def step_cost(self) -> float:
+        if self.ima.is_off:
+            return super().step_cost()
+        rows = self.ima_history.rows
+        return rows[-1]["cost"] if rows else self.ima.usual_cost + (6 if self.ima_settings.awp else 0)
 
     @contextmanager
     def _open_attack(self, largest: int) -> Iterator[Model]:
@@ -218,43 +245,34 @@ class nnUNetTrainerMethod(nnUNetTrainerPlain):
     def on_train_epoch_start(self) -> None:
         super().on_train_epoch_start()
         self.ima.start_epoch(self.current_epoch / self.num_epochs)
+        self.ima_step = 0
         self.ima_epoch_start = perf_counter()
 
     def on_train_epoch_end(self, train_outputs: list[dict[str, Any]]) -> None:
+        if not self.ima.is_off:
+            self._end_epoch()
         super().on_train_epoch_end(train_outputs)
-        if self.ima.is_off:
-            return
+
+    def _end_epoch(self) -> None:
+        """What the attacks of the epoch showed, into the margins, the files and the log."""
+        seconds = perf_counter() - self.ima_epoch_start
         tally = self.ima.end_epoch(gathered if self.is_ddp else alone)
         store = self.ima.store if isinstance(self.ima, Adaptive) else None
-        self.ima_history.add(self.current_epoch, tally, store, perf_counter() - self.ima_epoch_start)
+        self.ima_history.add(self.current_epoch, tally, store, seconds, self.num_iterations_per_epoch)
         if self.local_rank == 0:
             self.ima_history.write(Path(self.output_folder), store)
         self.print_to_log_file(f"{self.ima.label}: {self.ima_history.last_line()}")
 
-    def save_checkpoint(self, filename: str) -> None:
-        """nnU-Net's checkpoint with the margins under "ima", moved into place when it is complete."""
-        if self.disable_checkpointing or self.local_rank != 0:
-            return super().save_checkpoint(filename)  # type: ignore[no-any-return]
-        with replacing(filename) as temporary:
-            super().save_checkpoint(str(temporary))
-            checkpoint = torch.load(temporary, map_location="cpu", weights_only=False)
-            checkpoint["ima"] = {
-                "store": self.ima.state(),
-                "history": self.ima_history.state(),
-                "fingerprint": self.ima_fingerprint,
-            }
-            torch.save(checkpoint, temporary)
+    def _own_state(self) -> dict[str, Any]:
+        return super()._own_state() | {
+            "store": self.ima.state(),
+            "history": self.ima_history.state(),
+            "fingerprint": self.ima_fingerprint,
+        }
 
     def load_checkpoint(self, filename_or_checkpoint: Any) -> None:
-        if not self.was_initialized:
-            self.initialize()
-        with one_sentence(), refusals.readable_checkpoint(filename_or_checkpoint):
-            super().load_checkpoint(filename_or_checkpoint)
-            checkpoint = filename_or_checkpoint
-            if isinstance(checkpoint, str):
-                checkpoint = torch.load(checkpoint, map_location="cpu", weights_only=False)
-        self.ima_checkpoint = checkpoint.get("ima")
-        if self.ima_checkpoint is None:
+        super().load_checkpoint(filename_or_checkpoint)
+        if "store" not in (self.ima_checkpoint or {}):
             self.print_to_log_file("The checkpoint holds no margins: they start anew.")
 
 

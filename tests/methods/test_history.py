@@ -23,7 +23,8 @@ def grown_store(maximum: float = 10.0) -> MarginStore:
 def history(epochs: int, store: MarginStore) -> History:
     made = History()
     for epoch in range(epochs):
-        made.add(epoch, Tally(samples=10, eligible=8, correct=4, crossed=1, attack_steps=12, seconds=0.5), store, 2.0)
+        seen = Tally(samples=10, eligible=8, correct=4, crossed=1, attack_steps=12, seconds=0.5, drawn=10, forwards=130)
+        made.add(epoch, seen, store, 2.0, 5)
     return made
 
 
@@ -42,6 +43,8 @@ def test_a_row_holds_the_shares_of_the_epoch_and_where_the_margins_stand() -> No
         "attack_seconds": 0.5,
         "seconds": 2.0,
     }
+    assert (row["cost"], row["steps"], row["forwards"]) == (13.0, 5, 65.0)
+    assert history(3, grown_store()).rows[-1]["forwards"] == 195.0
     assert row["margin_mean"] == pytest.approx(13 / 5)
     assert row["margin_q50"] == 3.0
     # A fifth of the way from the smallest to the second.
@@ -68,7 +71,7 @@ def test_a_continued_training_continues_the_rows(tmp_path: Path) -> None:
     continued = History()
     continued.load_state(torch.load(buffer, weights_only=True))
     assert continued.rows == history(2, store).rows
-    continued.add(2, Tally(), store, 1.0)
+    continued.add(2, Tally(), store, 1.0, 5)
     continued.write(tmp_path, store)
     assert [row["epoch"] for row in rows_of(tmp_path / "margins.csv")] == ["0", "1", "2"]
 
@@ -82,7 +85,7 @@ def test_the_state_is_a_copy() -> None:
 
 def test_the_last_line_tells_the_last_epoch() -> None:
     made = history(1, grown_store())
-    made.add(1, Tally(eligible=4, correct=1, crossed=1, attack_steps=7), grown_store(), 1.0)
+    made.add(1, Tally(eligible=4, correct=1, crossed=1, attack_steps=7), grown_store(), 1.0, 5)
     line = made.last_line()
     assert "correct 25.0%, crossed 100.0%" in line
     assert "margin 2.600 (median 3.000)" in line

@@ -110,10 +110,11 @@ def test_the_precision_context_is_open_during_the_attack_and_closed_after_it() -
 
 
 def test_tally_gives_shares_of_the_samples_that_could_be_attacked() -> None:
-    tally = Tally(samples=10, eligible=8, correct=4, crossed=3, attack_steps=20, seconds=1.0)
-    tally.merge(Tally(samples=2, eligible=2, correct=1, crossed=1, attack_steps=5, seconds=0.5))
-    assert tally == Tally(12, 10, 5, 4, 25, 1.5)
-    assert tally.shares() == {"correct": 0.5, "crossed": 0.8, "attack_steps": 5.0, "attack_seconds": 1.5}
+    tally = Tally(samples=10, eligible=8, correct=4, crossed=3, attack_steps=20, seconds=1.0, drawn=10, forwards=130)
+    tally.merge(Tally(samples=2, eligible=2, correct=1, crossed=1, attack_steps=5, seconds=0.5, drawn=2, forwards=14))
+    assert tally == Tally(12, 10, 5, 4, 25, 1.5, 12, 144)
+    shares = {"correct": 0.5, "crossed": 0.8, "attack_steps": 5.0, "attack_seconds": 1.5, "cost": 12.0}
+    assert tally.shares() == shares
     assert set(Tally().shares().values()) == {0.0}
 
 

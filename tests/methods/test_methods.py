@@ -375,7 +375,7 @@ def test_each_method_learns_in_both_norms(word: str, norm: Any) -> None:
 
 def test_words_and_labels_are_unique_and_defaults_are_the_papers() -> None:
     known = methods()
-    assert len({method.label for method in known.values()}) == len(known) == 15
+    assert len({method.label for method in known.values()}) == len(known) == 17
     papers: dict[str, dict[str, Any]] = {
         "ima": {"beta": 0.5, "steps": 20, "alpha": 4.0, "bisections": 10},
         "adv": {"beta": 0.5, "steps": 20},

@@ -85,6 +85,14 @@ BAD: list[tuple[str, Any]] = [
     ("val_iterations", -3),
     ("val_iterations", "5"),
     ("attack_precision", "float16"),
+    ("budget", 0),
+    ("budget", "9000"),
+    ("ema", 1),
+    ("ema", -0.1),
+    ("ema", "0.9"),
+    ("awp", -0.1),
+    ("awp", None),
+    ("attack_loss", "strong"),
 ]
 
 
@@ -132,7 +140,7 @@ def test_a_methods_value_out_of_range_is_refused_by_key_and_value(key: str, valu
 def test_a_setting_of_another_method_or_an_unknown_method_is_refused() -> None:
     with pytest.raises(UserError, match=r"TRADES has no setting margin_step; it has steps, alpha, .*beta"):
         Settings.of({"ima": {"methods": {"trades": {"margin_step": 2}}}})
-    with pytest.raises(UserError, match="There is no method 'pgd'; known: ce, ima, edge, adv"):
+    with pytest.raises(UserError, match="There is no method 'pgd'; known: ce, ima, amat, edge, staircase, adv"):
         Settings.of({"ima": {"methods": {"pgd": {}}}})
     with pytest.raises(UserError, match="methods must hold settings by method"):
         Settings.of({"ima": {"methods": {"ima": 3}}})

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.accelerator.device import Accelerator
 from tests.conftest import Workspace
@@ -16,6 +17,12 @@ def device() -> Iterator[Accelerator]:
     with Accelerator() as entered:
         yield entered
     assert not {place for place in entered.doubles if place.startswith("nnunet_ima/")}
+
+
+@pytest.fixture(autouse=True)
+def same_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A processor with native bfloat16 would attack in it, and the accelerator beside it in float32."""
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
 
 
 @pytest.fixture(scope="session")
