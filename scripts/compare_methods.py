@@ -90,6 +90,8 @@ def parse() -> argparse.Namespace:
             help="of the evaluation, the first ranks; default: strong,pgd",
         )
         group.add_argument("--steps", type=int, default=100, help="of the attack in the evaluation; default: 100")
+        if task == "segmentation":
+            group.add_argument("--batch-size", type=positive, default=32, help="of the evaluation; default: 32")
         group.add_argument("--output", required=True, type=Path)
         group.add_argument("--gpus", type=lambda text: text.split(","), help="one training on each, like 0,1")
         group.add_argument("--jobs", type=positive, default=1, help="trainings at once on the CPU; default: 1")
@@ -237,6 +239,8 @@ def evaluate_segmentation(args: argparse.Namespace, method: str, seed: int, gpu:
             str(args.steps),
             "--strong-steps",
             str(args.strong_steps),
+            "--batch-size",
+            str(args.batch_size),
             "-device",
             args.device,
         ],

@@ -18,6 +18,8 @@ import pytest
 import torch
 
 from nnunet_ima.cli.eval import evaluate
+from nnunet_ima.cli.ladder import ladder
+from nnunet_ima.cli.soup import soup
 from nnunet_ima.errors import UserError
 from nnunet_ima.evaluation.evaluate import Choice, open_journal, plan, prepare
 from nnunet_ima.evaluation.evaluate import evaluate as evaluate_one
@@ -121,6 +123,72 @@ def _evaluated(folder: Path, *flags: str) -> Any:
     content = json.loads((folder / f"{IMA}__fold_0" / "results.json").read_text())
     content.pop("run")
     return content
+
+
+def test_a_mix_of_weights_is_a_model_of_stock_nnunet(ready: Workspace, tmp_path: Path) -> None:
+    fold = ready.results / IMA / "fold_0"
+    plain, out = fold / "checkpoint_best.pth", tmp_path / "soup"
+    told = ("-d", "902", "--plain", str(plain), "--noise", "2", "--steps", "2", "-o", str(out), "-device", "cpu")
+    done = ready.run("nnunet-ima-soup", *told, "--share", "0.25")
+    assert "Chosen: 0.25 of the hardened model" in done.stdout
+    assert {"soup.csv", "soup.png", "plans.json", "dataset.json", "fold_0"} <= {path.name for path in out.iterdir()}
+    first, last, mix = (
+        torch.load(file, weights_only=False)["network_weights"]
+        for file in (plain, fold / "checkpoint_final.pth", out / "fold_0" / "checkpoint_final.pth")
+    )
+    assert all(torch.allclose(mix[name], torch.lerp(first[name], last[name], 0.25), atol=1e-6) for name in mix)
+    images, source = tmp_path / "images", ready.folder / "raw" / DATASET / "imagesTr"
+    images.mkdir()
+    shutil.copy(sorted(source.iterdir())[0], images)
+    folders = ("-i", str(images), "-o", str(tmp_path / "predicted"), "-m", str(out))
+    ready.run(
+        "nnUNetv2_predict_from_modelfolder",
+        *folders,
+        *("-f", "0", "-device", "cpu", "-npp", "1", "-nps", "1"),
+        nnUNet_extTrainer="",
+    )
+    assert list((tmp_path / "predicted").glob("*.nii.gz"))
+
+
+def test_a_mix_that_cannot_be_is_refused_in_one_sentence(ready: Workspace, tmp_path: Path) -> None:
+    told = ["-d", "902", "--noise", "2", "-o", str(tmp_path / "soup"), "-device", "cpu"]
+    other = torch.load(ready.results / IMA / "fold_0" / "checkpoint_final.pth", weights_only=False)
+    other["init_args"]["dataset_json"]["labels"] = {"background": 0, "tumour": 1}
+    torch.save(other, tmp_path / "labels.pth")
+    other["init_args"].pop("dataset_json")
+    other["network_weights"].popitem()
+    torch.save(other, tmp_path / "network.pth")
+    for flags, why in (
+        (["--plain", str(tmp_path / "nowhere.pth")], "nowhere.pth does not exist: give the checkpoint"),
+        (["--plain", str(tmp_path / "labels.pth")], "labels.pth has other labels than"),
+        (["--plain", str(tmp_path / "network.pth")], "are different networks"),
+        (["--plain", "x.pth", "--share", "2"], "--share must be a number from 0 to 1, got 2"),
+        (["--plain", "x.pth", "--clean-loss", "-1"], "--clean-loss must be a number not below 0, got -1"),
+        (["--plain", "x.pth", "--run", "run"], "Give either -d"),
+        (["--plain", "x.pth", "-o", str(tmp_path)], "exists: give another name"),
+    ):
+        with pytest.raises(UserError, match=why):
+            soup([*told, *flags])
+    assert not (tmp_path / "soup").exists()
+
+
+def test_a_ladder_of_checkpoints_is_climbed(ready: Workspace, tmp_path: Path) -> None:
+    fold = ready.results / IMA / "fold_0"
+    told = ("-d", "902", "--noise", "2", "--steps", "2", "-o", str(tmp_path), "-device", "cpu")
+    with pytest.raises(UserError, match=r"No trained 2D model with a checkpoint_ladder_001\.pth"):
+        ladder(list(told))
+    rungs = [fold / f"checkpoint_ladder_00{number}.pth" for number in (1, 2)]
+    try:
+        for rung, name in zip(rungs, ("best", "final"), strict=True):
+            shutil.copy(fold / f"checkpoint_{name}.pth", rung)
+        done = ready.run("nnunet-ima-ladder", *told, "--keep", "0")
+    finally:
+        for rung in rungs:
+            rung.unlink(missing_ok=True)
+    assert "Chosen: checkpoint_ladder_00" in done.stdout
+    rows = list(csv.DictReader((tmp_path / "ladder.csv").open()))
+    assert [row["checkpoint"] for row in rows] == [rung.name for rung in rungs]
+    assert (tmp_path / "ladder.png").is_file()
 
 
 def test_slices_csv_gives_the_figures_of_the_table_again(ready: Workspace, tmp_path: Path) -> None:

@@ -111,6 +111,26 @@ def parser() -> argparse.ArgumentParser:
         "nnunet",
     )
     result.add_argument(
+        "--val-noise",
+        type=float,
+        metavar="EPS",
+        help="[OPTIONAL] attack nnU-Net's validation batches at this noise level in each epoch, show the Dice that is "
+        "left, and keep the most robust epoch as checkpoint_best_robust.pth; default: no attack",
+    )
+    result.add_argument(
+        "--clean-loss",
+        type=float,
+        metavar="POINTS",
+        help="[OPTIONAL] percentage points of pseudo Dice without noise that this checkpoint may be below the best "
+        "epoch; default: 1",
+    )
+    result.add_argument(
+        "--ladder",
+        type=int,
+        metavar="N",
+        help="[OPTIONAL] keep N checkpoints evenly over the training, for nnunet-ima-ladder; default: 0, none",
+    )
+    result.add_argument(
         "--attack-precision",
         choices=PRECISIONS,
         help="[OPTIONAL] precision of attacks; default: auto, half where the device computes it natively",

@@ -114,6 +114,7 @@ def _climbing(
         "steps": settings.steps,
         "alpha": settings.alpha,
         "random_start": random_start,
+        "stall": None,
     }
     worst, everyone = Worst(x), torch.arange(len(x), device=x.device)
     for _ in range(settings.restarts):

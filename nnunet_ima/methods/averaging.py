@@ -1,4 +1,4 @@
-"""An average of the weights over the steps of a training (Izmailov et al., UAI 2018; Gowal et al., arXiv:2010.03593)."""
+"""An average of the weights over the steps (Izmailov et al., UAI 2018; Gowal et al., arXiv:2010.03593)."""
 
 from typing import Any
 
@@ -39,7 +39,8 @@ class Average:
     def update(self) -> None:
         self.steps += 1
         decay = min(self.decay, (1 + self.steps) / (10 + self.steps))
-        get_ema_multi_avg_fn(decay)(self.other, self._weights(), self.steps)
+        move = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
+        move(self.other, self._weights(), self.steps)
 
     def show(self) -> None:
         if not self.shown:

@@ -36,7 +36,7 @@ class Cost:
         samples = len(logits)
         self.forwards += samples
         if logits.requires_grad:
-            logits.register_hook(lambda _: self._back(samples))
+            logits.register_hook(lambda _: self._back(samples))  # type: ignore[no-untyped-call]
         return logits
 
     def _back(self, samples: int) -> None:

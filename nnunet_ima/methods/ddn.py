@@ -28,8 +28,15 @@ class DDN(FixedLevel):
 
         def attack() -> Tensor:
             with self.attacked(batch) as model:
-                told = {"objective": batch.objective, "steps": self.attack_steps, "stall": self.stall}
-                return ddn(model, clean, batch.y, bounds=self.bounds, **told)
+                return ddn(
+                    model,
+                    clean,
+                    batch.y,
+                    objective=batch.objective,
+                    steps=self.attack_steps,
+                    stall=self.stall,
+                    bounds=self.bounds,
+                )
 
         found = self.search(attack)
         limit = torch.full((len(clean),), self.level, device=clean.device)

@@ -22,8 +22,8 @@ class Staircase(Adaptive):
     margin. The margin grows by the share `up` where the sample is still right at x', and shrinks by `down` where it is
     not. A sample that is wrong without noise trains without noise.
 
-    noise: the largest margin. first: the first one, as a share of it. up, down: shares of the margin, per visit, at most
-    one move per epoch.
+    noise: the largest margin. first: the first one, as a share of it. up, down: shares of the margin, by which it moves
+    at most once per epoch.
     """
 
     word: ClassVar[str] = "staircase"

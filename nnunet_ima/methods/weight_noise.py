@@ -1,4 +1,4 @@
-"""AWP, adversarial weight perturbation (Wu, Xia, Wang, NeurIPS 2020): noise on the weights, beside that on the images."""
+"""AWP, adversarial weight perturbation (Wu, Xia, Wang, NeurIPS 2020): noise on weights beside that on images."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -67,9 +67,7 @@ def _move(weights: list[nn.Parameter], size: float) -> list[Tensor]:
 
 
 @torch.no_grad()
-def _take_over(
-    weights: list[nn.Parameter], first: list[Tensor | None], factor: float, largest: float | None
-) -> None:
+def _take_over(weights: list[nn.Parameter], first: list[Tensor | None], factor: float, largest: float | None) -> None:
     """The second gradient, unscaled and clipped, in place of the first; the first again if it is not finite."""
     for weight, gradient in zip(weights, first, strict=True):
         weight.grad = torch.zeros_like(weight) if weight.grad is None else weight.grad / factor

@@ -23,10 +23,7 @@ def export_model(model: Path, folds: Sequence[str] | None, checkpoint: str, targ
     Nothing is left at `target` if anything fails. UserError for what is missing, damaged or in the way.
     """
     folds = folds or _trained_folds(model, checkpoint)
-    if target.exists() and (target.suffix == ".zip" or not target.is_dir() or any(target.iterdir())):
-        raise UserError(f"-o {target} exists: give another name, or remove it first.")
-    if not target.absolute().parent.is_dir():
-        raise UserError(f"-o {target}: the folder {target.parent} does not exist; create it first.")
+    check_free(target)
     # Beside the target, so that the last step is a rename within one file system.
     with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.absolute().parent) as work:
         _, plans, configuration = model.name.split("__")
@@ -37,6 +34,14 @@ def export_model(model: Path, folds: Sequence[str] | None, checkpoint: str, targ
         else:
             folder.replace(target)
     return list(folds)
+
+
+def check_free(target: Path) -> None:
+    """UserError where a folder, or a zip, cannot be made: something is there, or nothing is around it."""
+    if target.exists() and (target.suffix == ".zip" or not target.is_dir() or any(target.iterdir())):
+        raise UserError(f"-o {target} exists: give another name, or remove it first.")
+    if not target.absolute().parent.is_dir():
+        raise UserError(f"-o {target}: the folder {target.parent} does not exist; create it first.")
 
 
 def _trained_folds(model: Path, checkpoint: str) -> list[str]:

@@ -11,8 +11,8 @@ from nnunet_ima.methods.averaging import check_ema
 from nnunet_ima.methods.budget import Budget
 from nnunet_ima.methods.method import Method
 from nnunet_ima.methods.registry import build, defaults, method_named, methods
-from nnunet_ima.segmentation.objectives.in_turn import ATTACK_LOSSES
 from nnunet_ima.segmentation.objectives.dice import DICE_RULES, DiceRule
+from nnunet_ima.segmentation.objectives.in_turn import ATTACK_LOSSES
 
 Values = dict[str, Any]
 
@@ -38,6 +38,10 @@ class Settings:
         and the losses of the ensemble `strong`.
     attack_precision: `float32` or `bfloat16`, or `auto`: on the CPU bfloat16 where the processor computes it natively,
         else float32; on CUDA the float16 of nnU-Net's own autocast.
+    val_noise: noise level of a short attack on nnU-Net's validation batches in each epoch, which shows how robust the
+        model is and keeps `checkpoint_best_robust.pth`; None: no attack. Trainers of methods that attack only.
+    clean_loss: percentage points of pseudo Dice that this checkpoint may be below the best epoch without noise.
+    ladder: number of checkpoints that are kept evenly over the training; 0: none.
     methods: settings by name by the word of a method, {"trades": {"beta": 1}}; what is not given has the method's
         default.
     """
@@ -54,6 +58,9 @@ class Settings:
     ema: float = 0.0
     awp: float = 0.0
     attack_loss: str = "nnunet"
+    val_noise: float | None = None
+    clean_loss: float = 1.0
+    ladder: int = 0
     methods: dict[str, Values] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -66,6 +73,10 @@ class Settings:
         if self.budget is not None:
             check_number("budget", self.budget, 1)
         check_ema(self.ema)
+        if self.val_noise is not None:
+            check_number("val_noise", self.val_noise, 0)
+        check_number("clean_loss", self.clean_loss, 0, 100)
+        check_number("ladder", self.ladder, 0, whole=True)
         check_number("awp", self.awp, 0, 1)
         choices = (
             ("norm", NORMS),

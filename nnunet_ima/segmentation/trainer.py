@@ -28,7 +28,7 @@ from nnunet_ima.methods.method import Method, Run, alone
 from nnunet_ima.methods.optimizer_steps import steps_of
 from nnunet_ima.nnunet.ranks import gathered
 from nnunet_ima.segmentation import refusals
-from nnunet_ima.segmentation.batch import SegmentationBatch, SegmentationPass
+from nnunet_ima.segmentation.batch import SegmentationBatch, SegmentationPass, full_size
 from nnunet_ima.segmentation.fingerprint import check_fingerprint, fingerprint, load_margins, new_margins_wanted
 from nnunet_ima.segmentation.loader import (
     SliceId,
@@ -39,6 +39,7 @@ from nnunet_ima.segmentation.loader import (
     slice_ids,
     slices_of,
 )
+from nnunet_ima.segmentation.noisy_validation import NoisyValidation, rung_of
 from nnunet_ima.segmentation.objectives.dice import SegmentationObjective
 from nnunet_ima.segmentation.objectives.in_turn import in_turn
 from nnunet_ima.segmentation.plain_trainer import nnUNetTrainerPlain
@@ -59,6 +60,7 @@ class nnUNetTrainerMethod(nnUNetTrainerPlain):
 
     ima_step = 0
     """Of the epoch."""
+    ima_validation: NoisyValidation | None = None
     ima_repeats = False
     """Whether the loss of a step is asked for once more."""
 
@@ -79,6 +81,9 @@ class nnUNetTrainerMethod(nnUNetTrainerPlain):
         plans = self.plans_manager.plans
         self.ima_fingerprint = fingerprint(plans, self.configuration_name, self.dataset_json, self.ima_settings.norm)
         self.ima_noisy_loss = self._build_noisy_loss() if self.is_ddp else None
+        level, norm = self.ima_settings.val_noise, self.ima_settings.norm
+        if level is not None:
+            self.ima_validation = NoisyValidation(level, norm, self.ima_settings.clean_loss)
         if self._is_compiled:
             # Training, attack and bisection, each at few batch sizes, pass torch's 8 graphs per network; beyond its
             # limit the network would run uncompiled.
@@ -120,6 +125,8 @@ class nnUNetTrainerMethod(nnUNetTrainerPlain):
     def _continue_from(self, checkpoint: dict[str, Any]) -> None:
         super()._continue_from(checkpoint)
         self.ima, self.ima_history = self._build_method(), History()
+        if self.ima_validation is not None and "validation" in checkpoint:
+            self.ima_validation.load_state(checkpoint["validation"])
         if "store" not in checkpoint:
             return
         self.ima_history.load_state(checkpoint["history"])
@@ -263,12 +270,40 @@ class nnUNetTrainerMethod(nnUNetTrainerPlain):
             self.ima_history.write(Path(self.output_folder), store)
         self.print_to_log_file(f"{self.ima.label}: {self.ima_history.last_line()}")
 
+    def validation_step(self, batch: dict[str, Any]) -> dict[str, Any]:
+        if self.ima_validation is not None:
+            # Before nnU-Net's own step, which overwrites the ignore label in the batch.
+            x = batch["data"].to(self.device, non_blocking=True)
+            y = full_size(batch["target"]).to(self.device, non_blocking=True)
+            with self._open_attack(len(x)) as network:
+                self.ima_validation.add(network, self.ima_objective, x, y)
+        return super().validation_step(batch)  # type: ignore[no-any-return]
+
+    def on_validation_epoch_end(self, val_outputs: list[dict[str, Any]]) -> None:
+        super().on_validation_epoch_end(val_outputs)
+        folder = Path(self.output_folder)
+        if self.ima_validation is not None:
+            counts = self.ima_validation.counted()
+            found = gathered(counts) if self.is_ddp else [counts]
+            clean = float(self.logger.get_value("mean_fg_dice", step=-1))
+            margin = self.ima.store.margins.mean().item() if isinstance(self.ima, Adaptive) else None
+            best = self.ima_validation.end_epoch(self.current_epoch, clean, found, margin)
+            self.print_to_log_file(f"{self.ima.label}: {self.ima_validation.line()}")
+            if self.local_rank == 0:
+                self.ima_validation.write(folder)
+            if best:
+                self.save_checkpoint(str(folder / "checkpoint_best_robust.pth"))
+        rung = rung_of(self.current_epoch, self.num_epochs, self.ima_settings.ladder)
+        if rung is not None:
+            self.save_checkpoint(str(folder / f"checkpoint_ladder_{rung:03d}.pth"))
+
     def _own_state(self) -> dict[str, Any]:
-        return super()._own_state() | {
-            "store": self.ima.state(),
-            "history": self.ima_history.state(),
-            "fingerprint": self.ima_fingerprint,
-        }
+        validation = {} if self.ima_validation is None else {"validation": self.ima_validation.state()}
+        return (
+            super()._own_state()
+            | validation
+            | {"store": self.ima.state(), "history": self.ima_history.state(), "fingerprint": self.ima_fingerprint}
+        )
 
     def load_checkpoint(self, filename_or_checkpoint: Any) -> None:
         super().load_checkpoint(filename_or_checkpoint)

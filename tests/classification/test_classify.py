@@ -21,7 +21,9 @@ from nnunet_ima.classification.robustness import Answers, auc_with_interval, fig
 from nnunet_ima.classification.settings import Settings, read_settings
 from nnunet_ima.classification.train import Training
 from nnunet_ima.cli.classify import classify
+from nnunet_ima.cli.soup import soup
 from nnunet_ima.errors import UserError
+from nnunet_ima.methods.registry import methods
 
 SIZE = 40
 
@@ -221,6 +223,67 @@ def test_runs_are_compared_and_foolbox_finds_no_more_than_ours(runs: dict[str, P
         assert accuracy["strong"][1] <= accuracy["ddn"][1] + 12.5, model["name"]
         assert f"{model['name']}: ddn" in text and (tmp_path / model["name"] / "report.html").is_file()
     assert accuracy["strong"][1] < accuracy["strong"][0]
+
+
+def test_a_mix_of_two_classifiers_is_a_run_of_its_own(
+    data: Path, runs: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plain, out = runs["ima"] / "checkpoint_best.pth", tmp_path / "soup"
+    told = ["--run", str(runs["ima"]), "--noise", "1", "--steps", "2", "-o", str(out), "-device", "cpu"]
+    soup([*told, "--plain", str(plain), "--share", "0.5"])
+    assert "Chosen: 0.5 of the hardened model" in capsys.readouterr().out
+    first, last, mix = (
+        torch.load(file, weights_only=True)["model"]
+        for file in (plain, runs["ima"] / "checkpoint_final.pth", out / "checkpoint_final.pth")
+    )
+    assert all(torch.allclose(mix[name], torch.lerp(first[name], last[name], 0.5), atol=1e-6) for name in mix)
+    classify(["eval", "--model", str(out), "--noise", "1", "--attack", "fgsm", "-device", "cpu"])
+    assert (out / "robustness" / "report.html").is_file() and (out / "soup.png").is_file()
+    state = torch.load(plain, weights_only=True) | {"classes": ["up", "down"]}
+    torch.save(state, tmp_path / "other.pth")
+    for file, why in ((tmp_path / "other.pth", "knows other classes than"), (tmp_path / "no.pth", "--plain")):
+        with pytest.raises(UserError, match=why):
+            soup([*told[:-4], "-o", str(tmp_path / "none"), "-device", "cpu", "--plain", str(file)])
+    assert not (tmp_path / "none").exists()
+
+
+BUDGETED = [pytest.param(word, marks=[] if word == "ima" else pytest.mark.slow) for word in methods()]
+
+
+@pytest.mark.parametrize("method", BUDGETED)
+def test_budget_average_and_weight_noise_and_an_interruption_changes_nothing(
+    method: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flags = ("--method", method, "--budget", "180", "--ema", "0.5", "--awp", "0.01")
+    level = () if method in ("ce", "smd", "iaat") else ("--noise-max", "3")
+    steps = () if method == "ce" else ("--steps", "4")
+
+    def trained(run: Path, *more: str) -> dict[str, Any]:
+        common = ["train", "--data", str(data), "--output", str(run), "--image-size", str(SIZE), "--epochs", "3"]
+        classify([*common, "--batch-size", "8", "-device", "cpu", *flags, *level, *steps, *more])
+        state: dict[str, Any] = torch.load(run / "checkpoint_final.pth", weights_only=True)
+        return state
+
+    first = trained(tmp_path / "first")
+    assert first["spent"] == pytest.approx(180, abs=60)
+    with (tmp_path / "first" / "log.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert float(rows[-1]["forwards"]) == pytest.approx(first["spent"], rel=1e-4)
+    assert first["average"]["shown"] and first["average"]["steps"] == sum(int(float(row["steps"])) for row in rows)
+
+    epoch = Training._train_epoch
+
+    def interrupted(training: Training, steps: int) -> float:
+        if training.epoch == 1:
+            raise KeyboardInterrupt
+        return epoch(training, steps)
+
+    monkeypatch.setattr(Training, "_train_epoch", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        trained(tmp_path / "second")
+    monkeypatch.setattr(Training, "_train_epoch", epoch)
+    second = trained(tmp_path / "second", "--c")
+    assert all(torch.equal(first["model"][name], value) for name, value in second["model"].items())
 
 
 def test_the_auc_is_scikit_learns_and_its_interval_that_of_resampled_patients() -> None:

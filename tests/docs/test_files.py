@@ -53,7 +53,7 @@ def test_columns_of_slices(tmp_path: Path, sweep: Sweep) -> None:
 
 def test_columns_of_margins() -> None:
     history = History()
-    history.add(0, Tally(), MarginStore(["a"], 1.0), 1.0)
+    history.add(0, Tally(), MarginStore(["a"], 1.0), 1.0, 1)
     assert set(history.rows[0]) <= NAMED
 
 

@@ -33,19 +33,20 @@ def test_the_average_is_the_formula_and_comes_and_goes() -> None:
 
 
 def test_the_average_continues_from_a_checkpoint() -> None:
-    first = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2))
+    layer, other = nn.Linear(3, 2), nn.Linear(3, 2)
+    first = nn.Sequential(layer, nn.BatchNorm1d(2))
     average = Average(first, 0.9)
     with torch.no_grad():
-        first[0].weight.add_(1.0)
+        layer.weight.add_(1.0)
     average.update()
-    live = first[0].weight.clone()
+    live = layer.weight.clone()
     average.show()
-    again = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2))
+    again = nn.Sequential(other, nn.BatchNorm1d(2))
     again.load_state_dict(first.state_dict())
     continued = Average(again, 0.9)
     continued.load_state(average.state())
     continued.hide()
-    assert torch.equal(again[0].weight, live) and continued.steps == 1
+    assert torch.equal(other.weight, live) and continued.steps == 1
     with pytest.raises(UserError, match="of another network"):
         Average(nn.Linear(2, 2), 0.9).load_state(average.state())
 

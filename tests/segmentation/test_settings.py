@@ -93,6 +93,11 @@ BAD: list[tuple[str, Any]] = [
     ("awp", -0.1),
     ("awp", None),
     ("attack_loss", "strong"),
+    ("val_noise", -1),
+    ("clean_loss", -1),
+    ("clean_loss", "1"),
+    ("ladder", 2.5),
+    ("ladder", -1),
 ]
 
 

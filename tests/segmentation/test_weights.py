@@ -68,10 +68,12 @@ def test_weight_noise_moves_the_step_and_nothing_else(label: str, in_process: Wo
     """Without it a training is bit for bit what it was; with it the noise of the images is found once."""
     trainer_class = trainer_named(f"nnUNetTrainer{label}")
     assert trainer_class is not None
-    ends, costs = [], []
+    ends: list[list[torch.Tensor]] = []
+    costs: list[float] = []
+    some: list[dict[str, Any]] = []
     for block in ({}, {"awp": 0.0, "ema": 0.0}, {"awp": 0.05}):
         trainer = started(in_process, trainer_class, BLOCK | block)
-        some = batches(trainer, 1) if not ends else some  # noqa: F821
+        some = some or batches(trainer, 1)
         if label != "Plain":
             attack_from_the_first_step(trainer, some[0])
         torch.manual_seed(1)
@@ -127,9 +129,14 @@ def test_attacks_climb_several_losses_in_turn(label: str, in_process: Workspace)
     trainer = started(in_process, trainer_class, BLOCK | {"attack_loss": "in_turn"})
     some = batches(trainer, 1)
     attack_from_the_first_step(trainer, some[0])
-    seen = []
+    seen: list[Any] = []
     original = trainer.ima.step_loss
-    trainer.ima.step_loss = lambda batch: (seen.append(batch.objective), original(batch))[1]
+
+    def noting(batch: Any) -> Any:
+        seen.append(batch.objective)
+        return original(batch)
+
+    trainer.ima.step_loss = noting
     trainer.on_train_epoch_start()
     for _ in range(6):
         trainer.train_step(copied(some[0]))

@@ -9,7 +9,7 @@ ATTACK_LOSSES = ("nnunet", "in_turn")
 
 def in_turn(objective: SegmentationObjective, step: int) -> SegmentationObjective:
     """The objective of this step of an epoch; about which slice is correct it agrees with the given one."""
-    kinds = (SegmentationObjective, *STRONG.values())
+    kinds: list[type[SegmentationObjective]] = [SegmentationObjective, *STRONG.values()]
     kind = kinds[step % len(kinds)]
     return kind(
         objective.num_foreground, objective.regions, objective.ignore_label, objective.threshold, objective.rule

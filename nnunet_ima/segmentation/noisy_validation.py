@@ -1,0 +1,101 @@
+"""Dice of nnU-Net's validation batches under a short attack, and which checkpoints are kept for it."""
+
+import csv
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nnunet_ima.attacks.ball import Norm
+from nnunet_ima.attacks.frozen import Model
+from nnunet_ima.attacks.pgd import pgd
+from nnunet_ima.files import replacing
+from nnunet_ima.metrics.indices import total_voxel_dice_index
+from nnunet_ima.plots import two_panels
+from nnunet_ima.segmentation.objectives.dice import SegmentationObjective
+
+STEPS = 10
+"""Of the attack: it compares epochs and makes no claim."""
+
+
+def rung_of(epoch: int, epochs: int, rungs: int) -> int | None:
+    """The number of the rung of a ladder of checkpoints that ends with this epoch, from 1; None where none does."""
+    before, now = (done * rungs // epochs for done in (epoch, epoch + 1))
+    return now if now > before else None
+
+
+@dataclass
+class NoisyValidation:
+    """level: of the attack, in `norm`. clean_loss: points of pseudo Dice (in percent) that the most robust checkpoint
+    may be below the best epoch without noise.
+
+    rows: of each epoch pseudo Dice without and with noise (0 to 1) and the mean margin, if there are margins.
+    """
+
+    level: float
+    norm: Norm
+    clean_loss: float = 1.0
+    rows: list[dict[str, float]] = field(default_factory=list)
+    counts: Tensor | None = None
+    kept: int | None = None
+    """The epoch of `checkpoint_best_robust.pth`."""
+
+    def add(self, network: Model, objective: SegmentationObjective, x: Tensor, y: Tensor) -> None:
+        """Attack a batch, and count; network: frozen, logits only."""
+        worst = pgd(network, x, y, self.level, steps=STEPS, random_start=False, objective=objective, norm=self.norm)
+        with torch.no_grad():
+            found = objective.counts(network(worst), y).sum(0)
+        self.counts = found if self.counts is None else self.counts + found
+
+    def counted(self) -> Tensor:
+        """(classes, 3) TP, FP, FN of the epoch's batches, on the host."""
+        assert self.counts is not None, "nnU-Net validates on at least one batch"
+        return self.counts.cpu()
+
+    def end_epoch(self, epoch: int, clean: float, counts: list[Tensor], margin: float | None) -> bool:
+        """Note an epoch, of whose batches all processes have counted `counts`. Whether its checkpoint is now the most
+        robust: of the largest Dice under noise among the epochs that lose at most `clean_loss` without."""
+        noisy = total_voxel_dice_index(torch.stack(counts).sum(0)[None].numpy())
+        margins = {} if margin is None else {"margin_mean": margin}
+        self.rows.append({"epoch": epoch, "clean": clean, "noisy": noisy, **margins})
+        self.counts = None
+        least = max(row["clean"] for row in self.rows) - self.clean_loss / 100
+        before = [row for row in self.rows[:-1] if row["epoch"] == self.kept and row["clean"] >= least]
+        best = clean >= least and not any(row["noisy"] >= noisy for row in before)
+        if best:
+            self.kept = epoch
+        return best
+
+    def line(self) -> str:
+        row = self.rows[-1]
+        return f"pseudo Dice at noise {self.level:g} {100 * row['noisy']:.1f} %, without {100 * row['clean']:.1f} %"
+
+    def state(self) -> dict[str, Any]:
+        return {"rows": [dict(row) for row in self.rows], "kept": self.kept}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        self.rows, self.kept = [dict(row) for row in state["rows"]], state["kept"]
+
+    def write(self, folder: Path) -> None:
+        """`validation.csv`, and `validation.png`: by the epoch, and by the margin that was reached."""
+        with replacing(folder / "validation.csv") as path, path.open("w", newline="") as file:
+            writer = csv.DictWriter(file, [*self.rows[-1], "kept"])
+            writer.writeheader()
+            for row in self.rows:
+                shown = {key: f"{value:.6g}" for key, value in row.items()}
+                writer.writerow(shown | {"kept": int(row["epoch"] == self.kept)})
+        with two_panels(folder / "validation.png", sharey=True) as panels:
+            for axes, key, label in zip(panels, ("epoch", "margin_mean"), ("epoch", "mean margin"), strict=True):
+                if key not in self.rows[0]:
+                    axes.set_axis_off()
+                    continue
+                for what, name in (("clean", "no noise"), ("noisy", f"noise {self.level:g}")):
+                    axes.plot([row[key] for row in self.rows], [row[what] for row in self.rows], label=name)
+                for row in self.rows:
+                    if row["epoch"] == self.kept:
+                        axes.axvline(row[key], color="grey", linestyle=":", label="checkpoint_best_robust.pth")
+                axes.set(xlabel=label, ylabel="pseudo Dice of the validation batches")
+                axes.grid(alpha=0.3)
+            panels[0].legend()

@@ -1,0 +1,87 @@
+"""The robust checkpoint and the ladder: the rules by hand, and a training of every method."""
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from nnunet_ima.metrics.indices import total_voxel_dice_index
+from nnunet_ima.segmentation.noisy_validation import NoisyValidation, rung_of
+from nnunet_ima.segmentation.trainers import trainer_named
+from tests.conftest import Workspace
+from tests.segmentation.trainers import LABELS, QUICK, build, copied, started
+
+BLOCK = {
+    "noise_max": 5.0,
+    "epochs": 2,
+    "iterations": 1,
+    "val_iterations": 2,
+    "methods": QUICK,
+    "val_noise": 2.0,
+    "ladder": 2,
+}
+
+
+def counts_of(dice: float) -> torch.Tensor:
+    """Of one class, (1, 3)."""
+    return torch.tensor([[round(1000 * dice), round(1000 * (1 - dice)), round(1000 * (1 - dice))]])
+
+
+def test_the_most_robust_epoch_among_those_that_lose_little() -> None:
+    kept = NoisyValidation(5.0, "l2", clean_loss=2.0)
+    epochs = [(0.80, 0.10), (0.79, 0.30), (0.70, 0.50), (0.82, 0.20), (0.81, 0.25), (0.81, 0.24), (0.78, 0.60)]
+    saved = [
+        epoch for epoch, (clean, noisy) in enumerate(epochs) if kept.end_epoch(epoch, clean, [counts_of(noisy)], None)
+    ]
+    # 2 loses too much; 3 is so good without noise that 1, kept until then, is below the limit.
+    assert saved == [0, 1, 3, 4] and kept.kept == 4
+    again = NoisyValidation(5.0, "l2", clean_loss=2.0)
+    again.load_state(kept.state())
+    assert not again.end_epoch(7, 0.81, [counts_of(0.22)], 0.0)
+    assert again.end_epoch(8, 0.82, [counts_of(0.2), counts_of(0.4)], 0.0), "summed over the processes"
+    assert again.rows[-1]["noisy"] == pytest.approx(0.3)
+
+
+@pytest.mark.parametrize(
+    ("epochs", "rungs", "expected"), [(10, 5, [1, 3, 5, 7, 9]), (4, 3, [1, 2, 3]), (2, 5, [0, 1]), (3, 0, [])]
+)
+def test_rungs_are_spread_evenly(epochs: int, rungs: int, expected: list[int]) -> None:
+    found = {epoch: rung_of(epoch, epochs, rungs) for epoch in range(epochs)}
+    assert [epoch for epoch, rung in found.items() if rung] == expected
+    assert not rungs or found[epochs - 1] == rungs
+
+
+@pytest.mark.parametrize("label", LABELS)
+def test_a_training_keeps_its_robust_checkpoint_and_its_ladder(label: str, in_process: Workspace) -> None:
+    kind = trainer_named(f"nnUNetTrainer{label}")
+    assert kind is not None
+    trainer = started(in_process, kind, BLOCK)
+    folder = Path(trainer.output_folder)
+    some = [next(trainer.dataloader_val) for _ in range(2)]
+    trainer.on_train_epoch_start()
+    trainer.on_train_epoch_end([trainer.train_step(next(trainer.dataloader_train))])
+    trainer.on_validation_epoch_start()
+    with torch.no_grad():
+        outputs = [trainer.validation_step(copied(batch)) for batch in some]
+        counts = trainer.ima_validation.counts.clone()
+        trainer.on_validation_epoch_end(outputs)
+    row = trainer.ima_validation.rows[0]
+    # nnU-Net's own counts of the same batches say what there was to find.
+    own = {name: sum(one[f"{name}_hard"] for one in outputs) for name in ("tp", "fp", "fn")}
+    assert np.array_equal(counts[:, [0, 2]].sum(1).numpy(), own["tp"] + own["fn"])
+    assert row["noisy"] == pytest.approx(total_voxel_dice_index(counts[None].numpy()))
+    assert row["noisy"] <= row["clean"] + 1e-6
+    assert trainer.network.decoder.deep_supervision and all(p.requires_grad for p in trainer.network.parameters())
+    for name in ("checkpoint_best_robust.pth", "checkpoint_ladder_001.pth"):
+        state: dict[str, Any] = torch.load(folder / name, weights_only=False)["ima"]
+        assert state["validation"]["kept"] == 0
+    with (folder / "validation.csv").open() as file:
+        assert [line["kept"] for line in csv.DictReader(file)] == ["1"]
+    assert (folder / "validation.png").is_file()
+    again = build(in_process, kind, BLOCK)
+    again.load_checkpoint(str(folder / "checkpoint_ladder_001.pth"))
+    again.on_train_start()
+    assert again.ima_validation.rows == trainer.ima_validation.rows
