@@ -16,6 +16,7 @@ import nibabel
 import numpy as np
 import pytest
 import torch
+from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
 from nnunet_ima.cli.eval import evaluate
 from nnunet_ima.cli.ladder import ladder
@@ -125,33 +126,28 @@ def _evaluated(folder: Path, *flags: str) -> Any:
     return content
 
 
-def test_a_mix_of_weights_is_a_model_of_stock_nnunet(ready: Workspace, tmp_path: Path) -> None:
+def test_a_mix_of_weights_is_a_model_of_stock_nnunet(
+    ready: Workspace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     fold = ready.results / IMA / "fold_0"
     plain, out = fold / "checkpoint_best.pth", tmp_path / "soup"
-    told = ("-d", "902", "--plain", str(plain), "--noise", "2", "--steps", "2", "-o", str(out), "-device", "cpu")
-    done = ready.run("nnunet-ima-soup", *told, "--share", "0.25")
-    assert "Chosen: 0.25 of the hardened model" in done.stdout
+    told = ["-d", "902", "--plain", str(plain), "--noise", "2", "-o", str(out), "-device", "cpu", "--cases", "heldout"]
+    soup([*told, "--attack", "pgd", "--steps", "1", "--share", "0.25"])
+    assert "Chosen: 0.25 of the hardened model" in capsys.readouterr().out
     assert {"soup.csv", "soup.png", "plans.json", "dataset.json", "fold_0"} <= {path.name for path in out.iterdir()}
     first, last, mix = (
         torch.load(file, weights_only=False)["network_weights"]
         for file in (plain, fold / "checkpoint_final.pth", out / "fold_0" / "checkpoint_final.pth")
     )
     assert all(torch.allclose(mix[name], torch.lerp(first[name], last[name], 0.25), atol=1e-6) for name in mix)
-    images, source = tmp_path / "images", ready.folder / "raw" / DATASET / "imagesTr"
-    images.mkdir()
-    shutil.copy(sorted(source.iterdir())[0], images)
-    folders = ("-i", str(images), "-o", str(tmp_path / "predicted"), "-m", str(out))
-    ready.run(
-        "nnUNetv2_predict_from_modelfolder",
-        *folders,
-        *("-f", "0", "-device", "cpu", "-npp", "1", "-nps", "1"),
-        nnUNet_extTrainer="",
-    )
-    assert list((tmp_path / "predicted").glob("*.nii.gz"))
+    predictor = nnUNetPredictor(device=torch.device("cpu"))
+    predictor.initialize_from_trained_model_folder(str(out), (0,), "checkpoint_final.pth")
+    assert predictor.trainer_name == "nnUNetTrainer"
+    assert all(torch.equal(value, mix[name]) for name, value in predictor.network.state_dict().items())
 
 
 def test_a_mix_that_cannot_be_is_refused_in_one_sentence(ready: Workspace, tmp_path: Path) -> None:
-    told = ["-d", "902", "--noise", "2", "-o", str(tmp_path / "soup"), "-device", "cpu"]
+    told = ["-d", "902", "--noise", "2", "-o", str(tmp_path / "soup"), "-device", "cpu", "--cases", "heldout"]
     other = torch.load(ready.results / IMA / "fold_0" / "checkpoint_final.pth", weights_only=False)
     other["init_args"]["dataset_json"]["labels"] = {"background": 0, "tumour": 1}
     torch.save(other, tmp_path / "labels.pth")
@@ -172,20 +168,22 @@ def test_a_mix_that_cannot_be_is_refused_in_one_sentence(ready: Workspace, tmp_p
     assert not (tmp_path / "soup").exists()
 
 
-def test_a_ladder_of_checkpoints_is_climbed(ready: Workspace, tmp_path: Path) -> None:
+def test_a_ladder_of_checkpoints_is_climbed(
+    ready: Workspace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     fold = ready.results / IMA / "fold_0"
-    told = ("-d", "902", "--noise", "2", "--steps", "2", "-o", str(tmp_path), "-device", "cpu")
+    told = ("-d", "902", "--noise", "2", "--steps", "1", "-o", str(tmp_path), "-device", "cpu", "--cases", "heldout")
     with pytest.raises(UserError, match=r"No trained 2D model with a checkpoint_ladder_001\.pth"):
         ladder(list(told))
     rungs = [fold / f"checkpoint_ladder_00{number}.pth" for number in (1, 2)]
     try:
         for rung, name in zip(rungs, ("best", "final"), strict=True):
             shutil.copy(fold / f"checkpoint_{name}.pth", rung)
-        done = ready.run("nnunet-ima-ladder", *told, "--keep", "0")
+        ladder([*told, "--attack", "pgd", "--keep", "0"])
     finally:
         for rung in rungs:
             rung.unlink(missing_ok=True)
-    assert "Chosen: checkpoint_ladder_00" in done.stdout
+    assert "Chosen: checkpoint_ladder_00" in capsys.readouterr().out
     rows = list(csv.DictReader((tmp_path / "ladder.csv").open()))
     assert [row["checkpoint"] for row in rows] == [rung.name for rung in rungs]
     assert (tmp_path / "ladder.png").is_file()

@@ -211,8 +211,8 @@ class Method:
 
     @property
     def usual_cost(self) -> float:
-        """What a step costs at most where attacks take all their steps, in forwards of its batch: an estimate, until
-        the first epoch has shown it."""
+        """About what a step costs where attacks take all their steps, in forwards of its batch: serves until the first
+        epoch has shown it."""
         return 6.0 + 2 * self.attack_steps
 
     def step_loss(self, batch: Batch) -> Tensor:

@@ -1,7 +1,7 @@
 """AWP, adversarial weight perturbation (Wu, Xia, Wang, NeurIPS 2020): noise on weights beside that on images."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -26,8 +26,7 @@ def weight_noise(
     largest: norm to which the second gradient is clipped.
     """
     if not size:
-        with nullcontext():
-            yield
+        yield
         return
 
     def before_step(*_: object) -> None:

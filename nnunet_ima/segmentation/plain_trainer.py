@@ -9,7 +9,7 @@ import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch import Tensor
 
-from nnunet_ima.errors import is_out_of_memory
+from nnunet_ima.errors import UserError, is_out_of_memory
 from nnunet_ima.files import replacing
 from nnunet_ima.methods.averaging import Average
 from nnunet_ima.methods.budget import Budget
@@ -77,6 +77,14 @@ class nnUNetTrainerPlain(nnUNetTrainer):
                 self.ima_budget = Budget(self.ima_settings.budget, self.num_epochs)
         super().initialize()
         keep_heads_of_same_labels(self.dataset_json)
+
+    def configure_optimizers(self) -> Any:
+        if self.is_ddp and self.ima_settings.awp:
+            with one_sentence():
+                raise UserError(
+                    f"awp {self.ima_settings.awp:g} is for one GPU only: use -num_gpus 1, or write plans without --awp."
+                )
+        return super().configure_optimizers()
 
     def on_train_start(self) -> None:
         if self.local_rank == 0:

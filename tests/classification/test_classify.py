@@ -254,18 +254,18 @@ BUDGETED = [pytest.param(word, marks=[] if word == "ima" else pytest.mark.slow) 
 def test_budget_average_and_weight_noise_and_an_interruption_changes_nothing(
     method: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    flags = ("--method", method, "--budget", "180", "--ema", "0.5", "--awp", "0.01")
+    flags = ("--method", method, "--budget", "100", "--ema", "0.5", "--awp", "0.01")
     level = () if method in ("ce", "smd", "iaat") else ("--noise-max", "3")
     steps = () if method == "ce" else ("--steps", "4")
 
     def trained(run: Path, *more: str) -> dict[str, Any]:
-        common = ["train", "--data", str(data), "--output", str(run), "--image-size", str(SIZE), "--epochs", "3"]
+        common = ["train", "--data", str(data), "--output", str(run), "--image-size", str(SIZE), "--epochs", "2"]
         classify([*common, "--batch-size", "8", "-device", "cpu", *flags, *level, *steps, *more])
         state: dict[str, Any] = torch.load(run / "checkpoint_final.pth", weights_only=True)
         return state
 
     first = trained(tmp_path / "first")
-    assert first["spent"] == pytest.approx(180, abs=60)
+    assert first["spent"] == pytest.approx(100, abs=60)
     with (tmp_path / "first" / "log.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert float(rows[-1]["forwards"]) == pytest.approx(first["spent"], rel=1e-4)

@@ -18,7 +18,8 @@ from tests.segmentation.trainers import LABELS, QUICK, attack_from_the_first_ste
 
 WORLD, EPOCHS, STEPS = 2, 2, 2
 WITH_BATCH_NORM = "IMA with batch norm"
-BLOCK = {"noise_max": 60.0, "epochs": EPOCHS, "iterations": STEPS, "val_iterations": 1, "methods": QUICK}
+WITH_WEIGHT_NOISE = "IMA with weight noise"
+BLOCK = {"noise_max": 60.0, "epochs": EPOCHS, "iterations": STEPS, "val_iterations": 1, "methods": QUICK, "ema": 0.5}
 
 
 def train_all(rank: int, workspace: Workspace, folder: Path) -> None:
@@ -28,6 +29,7 @@ def train_all(rank: int, workspace: Workspace, folder: Path) -> None:
     network = narrowest(workspace)
     trainers = {label: _built(rank, workspace, label, network) for label in LABELS}
     trainers[WITH_BATCH_NORM] = _built(rank, workspace, "IMA", with_batch_norm(network))
+    trainers[WITH_WEIGHT_NOISE] = _built(rank, workspace, "IMA", network, awp=0.01)
     # A rank that waits for one that does not come shall fail, not hang.
     dist.init_process_group(
         "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=WORLD, timeout=timedelta(seconds=60)
@@ -48,11 +50,11 @@ def with_batch_norm(architecture: dict[str, Any]) -> dict[str, Any]:
     return architecture | {"arch_kwargs": settings}
 
 
-def _built(rank: int, workspace: Workspace, label: str, architecture: dict[str, Any]) -> Any:
+def _built(rank: int, workspace: Workspace, label: str, architecture: dict[str, Any], **settings: Any) -> Any:
     """A trainer of this network, told what nnU-Net's __init__ would find out under torchrun."""
     kind = trainer_named(f"nnUNetTrainer{label}")
     assert kind is not None
-    trainer = build(workspace, kind, BLOCK, initialize=False, architecture=architecture)
+    trainer = build(workspace, kind, BLOCK | settings, initialize=False, architecture=architecture)
     trainer.is_ddp, trainer.local_rank = True, rank
     return trainer
 

@@ -54,7 +54,9 @@ def test_rungs_are_spread_evenly(epochs: int, rungs: int, expected: list[int]) -
     assert not rungs or found[epochs - 1] == rungs
 
 
-@pytest.mark.parametrize("label", LABELS)
+@pytest.mark.parametrize(
+    "label", [pytest.param(label, marks=[] if label in ("IMA", "Adv") else pytest.mark.slow) for label in LABELS]
+)
 def test_a_training_keeps_its_robust_checkpoint_and_its_ladder(label: str, in_process: Workspace) -> None:
     kind = trainer_named(f"nnUNetTrainer{label}")
     assert kind is not None

@@ -13,7 +13,7 @@ from tests.segmentation import ranks_worker
 from tests.segmentation.trainers import LABELS
 
 Rank = dict[str, Any]
-WITH_MARGINS = ["IMA", "Edge", "SMD", "IAAT"]
+WITH_MARGINS = ["IMA", "AMAT", "Edge", "Staircase", "SMD", "IAAT"]
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +65,12 @@ def test_batch_norm_on_several_devices_is_refused_on_each(ranks: list[Rank]) -> 
     for rank in ranks:
         error = rank[ranks_worker.WITH_BATCH_NORM]["error"]
         assert error.startswith("IMA cannot train a network with batch normalisation on several GPUs"), error
+
+
+def test_weight_noise_on_several_devices_is_refused_on_each(ranks: list[Rank]) -> None:
+    for rank in ranks:
+        error = rank[ranks_worker.WITH_WEIGHT_NOISE]["error"]
+        assert error == "awp 0.01 is for one GPU only: use -num_gpus 1, or write plans without --awp."
 
 
 def test_alone_there_is_nothing_to_gather() -> None:

@@ -15,7 +15,10 @@ from tests.conftest import Workspace
 from tests.segmentation.trainers import LABELS, QUICK, attack_from_the_first_step, batches, build, copied, started
 
 BLOCK = {"noise_max": 5.0, "epochs": 3, "iterations": 2, "val_iterations": 1, "methods": QUICK}
-ALL = ["Plain", *LABELS]
+QUICKLY = ("Plain", "IMA", "IAAT", "TRADES", "DDN")
+"""Methods of every kind of attack; the others are slow here, and quick in tests/methods."""
+ALL = [pytest.param(label, marks=[] if label in QUICKLY else pytest.mark.slow) for label in ("Plain", *LABELS)]
+ATTACKING = [one for one in ALL if one.values[0] != "Plain"]
 
 
 def epoch(trainer: Any, some: list[dict[str, Any]]) -> None:
@@ -122,7 +125,7 @@ def test_a_budget_below_one_step_an_epoch_is_refused_before_any_folder_is_made(
         build(in_process, trainer_class, BLOCK | {"budget": 5}, initialize=False)
 
 
-@pytest.mark.parametrize("label", LABELS)
+@pytest.mark.parametrize("label", ATTACKING)
 def test_attacks_climb_several_losses_in_turn(label: str, in_process: Workspace) -> None:
     trainer_class = trainer_named(f"nnUNetTrainer{label}")
     assert trainer_class is not None
