@@ -11,8 +11,8 @@ Segmentation: the methods are trainers without "nnUNetTrainer", so Adv5 is nnUNe
 those of the plans. Classification: the methods are words, with a noise level of their own like adv1.5; what stands
 behind `--` goes to `nnunet-ima-classify train`, `--set` to the method it is for.
 The same command again continues where it was. --gpus 0,1 trains one method on each; --jobs 2 trains two at
-once on the CPU, each with half of its cores, which takes less time for small images. --pretrained hardens a model with
-each method instead of training from the beginning; {seed} in it stands for the seed.
+once on the CPU, each with half of its cores, which takes less time for small images, as --gpus 0,0,0 does on one GPU.
+--pretrained hardens a model with each method instead of training from the beginning; {seed} in it stands for the seed.
 
 `compare.csv` and `compare.md`: each method at each noise level, mean over the seeds, with the 95 % interval over cases
 (patients, or images where these are unknown), and by how much it differs from --against, case by case. `compare.png`:
@@ -109,6 +109,11 @@ def parse() -> argparse.Namespace:
             group.add_argument("-f", default="0", metavar="FOLD")
             group.add_argument(
                 "--strong-steps", type=int, default=100, help="of each loss of --attack strong; default: 100"
+            )
+            group.add_argument(
+                "--noise-on-padding",
+                action="store_true",
+                help="as for nnunet-ima-eval; makes all slices one size, so that a GPU attacks many at once",
             )
             group.add_argument("--cases", default="test", help="as for nnunet-ima-eval; default: test")
         else:
@@ -243,6 +248,7 @@ def evaluate_segmentation(args: argparse.Namespace, method: str, seed: int, gpu:
             str(args.batch_size),
             "-device",
             args.device,
+            *(["--noise-on-padding"] if args.noise_on_padding else []),
         ],
         gpu,
         nnUNet_results=str(results_of(args, seed)),

@@ -229,8 +229,9 @@ class nnUNetTrainerMethod(nnUNetTrainerPlain):
     def step_cost(self) -> float:
         if self.ima.is_off:
             return super().step_cost()
-        rows = self.ima_history.rows
-        return rows[-1]["cost"] if rows else self.ima.usual_cost + (6 if self.ima_settings.awp else 0)
+        usual = self.ima.usual_cost + (6 if self.ima_settings.awp else 0)
+        # A checkpoint of an earlier version holds no costs.
+        return self.ima_history.rows[-1].get("cost", usual) if self.ima_history.rows else usual
 
     @contextmanager
     def _open_attack(self, largest: int) -> Iterator[Model]:

@@ -14,7 +14,15 @@ from nnunet_ima.segmentation.trainers import trainer_named
 from tests.docs.pages import ROOT
 from tests.docs.parsers import parse, parser_of
 
-OURS = ("nnunet-ima-setup", "nnunet-ima-plan", "nnunet-ima-eval", "nnunet-ima-export", "nnunet-ima-classify")
+OURS = (
+    "nnunet-ima-setup",
+    "nnunet-ima-plan",
+    "nnunet-ima-eval",
+    "nnunet-ima-export",
+    "nnunet-ima-soup",
+    "nnunet-ima-ladder",
+    "nnunet-ima-classify",
+)
 TOOLS = {"cd", "export", "git", "mypy", "mkdocs", "pre-commit", "pytest", "ruff", "source"}
 """What everybody knows: taken as it is."""
 MODULES = {"build", "mkdocs", "pip", "pytest", "twine", "venv"}
