@@ -22,7 +22,7 @@ IMA = "nnUNetTrainerIMA__nnUNetPlansIMA__2d"
 PLAIN = "nnUNetTrainerPlain__nnUNetPlansIMA__2d"
 
 
-LONGEST = ("test_workflow", "test_scenarios", "test_export", "test_checks", "test_pretrained")
+LONGEST = ("test_workflow", "test_scenarios", "test_export", "test_classify", "test_accelerator", "test_pretrained")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -137,6 +137,23 @@ def train(workspace: Workspace, trainer: str, *flags: str) -> None:
         *flags,
         nnUNet_extTrainer=str(DISCOVERY),
     )
+
+
+def train_here(workspace: Workspace, trainer: str, plans: str) -> None:
+    """The same in this process, without nnU-Net's validation at the end: a quarter of the time."""
+    import torch
+    from nnunetv2.run.run_training import get_trainer_from_args
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in workspace.environment.items():
+            if name.startswith("nnUNet_"):
+                patch.setenv(name, value)
+        patch.setenv("nnUNet_n_proc_DA", "0")
+        patch.setenv("nnUNet_extTrainer", "")
+        make_trainers_findable()
+        made = get_trainer_from_args("902", "2d", 0, trainer, plans, device=torch.device("cpu"))
+        made.run_training()
+        made.ima_lock.release()
 
 
 @pytest.fixture(scope="module")

@@ -51,6 +51,7 @@ def test_training_tells_the_time_left(trained: Workspace) -> None:
     assert "1 epoch left, about 0 h" in log and "0 epochs left, about 0 h 00 min" in log
 
 
+@pytest.mark.slow
 def test_training_continues_with_the_margins_of_the_checkpoint(trained: Workspace, tmp_path: Path) -> None:
     """Interrupted after its first epoch, then --c: the second epoch starts from exactly the stored margins."""
     fold = trained.results / IMA / "fold_0"
@@ -204,6 +205,7 @@ def test_slices_csv_gives_the_figures_of_the_table_again(ready: Workspace, tmp_p
         assert levels[noise]["adi"] == pytest.approx(100 * average_dice_index(rows), abs=1e-3)
 
 
+@pytest.mark.slow
 def test_many_noises_in_one_report(ready: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Both models; the second of them lends its noise to the first, and the other way round."""
     monkeypatch.setattr("nnunet_ima.evaluation.audit.QUERIES", 10)
@@ -383,6 +385,7 @@ def test_two_processes_find_what_one_finds(ready: Workspace, tmp_path: Path) -> 
     assert all((folder / "journal" / f"rank{rank}.jsonl").read_bytes().count(b"\n") > 2 for rank in range(2))
 
 
+@pytest.mark.slow
 def test_another_checkpoint_is_not_mixed_with_what_is_there(ready: Workspace, tmp_path: Path) -> None:
     """More levels and other noises of the same model are added to its journal; another model's are refused."""
     _evaluated(tmp_path, "--noise", "2", "--steps", "2")

@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from nnunet_ima.nnunet.trainer_search import DISCOVERY
-from tests.conftest import DATASET, Workspace
+from tests.conftest import DATASET, Workspace, train_here
 
 MODEL = "nnUNetTrainerIMA__nnUNetPlansExport__2d"
-BLOCK = {"noise_max": 5.0, "epochs": 1, "iterations": 2, "val_iterations": 1, "steps": 2, "threshold": 0.0}
+BLOCK = {"noise_max": 5.0, "epochs": 1, "iterations": 2, "val_iterations": 1, "steps": 2, "threshold": 0.0, "ema": 0.5}
 BLOCKER = """
 import importlib.abc, sys
 
@@ -29,21 +29,9 @@ sys.meta_path.insert(0, Blocker())
 
 @pytest.fixture(scope="module")
 def trained(workspace: Workspace) -> Iterator[Workspace]:
-    """An IMA model with margins."""
+    """An IMA model with margins, whose weights are an average."""
     workspace.write_plans("nnUNetPlansExport", BLOCK)
-    workspace.run(
-        "nnUNetv2_train",
-        "902",
-        "2d",
-        "0",
-        "-tr",
-        "nnUNetTrainerIMA",
-        "-p",
-        "nnUNetPlansExport",
-        "-device",
-        "cpu",
-        nnUNet_extTrainer=str(DISCOVERY),
-    )
+    train_here(workspace, "nnUNetTrainerIMA", "nnUNetPlansExport")
     yield workspace
     shutil.rmtree(workspace.results / MODEL)
 

@@ -79,6 +79,7 @@ def test_saturated_probabilities_are_seen() -> None:
     assert found["The loss does not saturate"] != "PASS", found
 
 
+@pytest.mark.slow
 def test_missing_gradients_are_seen() -> None:
     found = _audited(Quantised())
     assert found["Every slice has a gradient"] == "FAIL"
@@ -90,6 +91,7 @@ def test_a_random_model_is_seen() -> None:
     assert _audited(Noisy())["The same slice twice gives the same answer"] == "FAIL"
 
 
+@pytest.mark.slow
 def test_transfer_that_beats_the_attack_is_seen() -> None:
     found = _audited(Quantised(), surrogate=Honest())
     assert found["Transfer is not stronger than the attack"] == "FAIL"
