@@ -22,7 +22,19 @@ IMA = "nnUNetTrainerIMA__nnUNetPlansIMA__2d"
 PLAIN = "nnUNetTrainerPlain__nnUNetPlansIMA__2d"
 
 
-LONGEST = ("test_workflow", "test_scenarios", "test_export", "test_classify", "test_accelerator", "test_pretrained")
+LONGEST = (
+    "test_workflow",
+    "test_scenarios",
+    "test_export",
+    "test_classify",
+    "test_accelerator",
+    "test_ranks",
+    "test_check",
+    "test_audit",
+    "test_preview",
+    "test_refusals",
+    "test_pretrained",
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

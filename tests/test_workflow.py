@@ -256,7 +256,8 @@ def test_linf_has_a_folder_of_its_own(ready: Workspace) -> None:
     assert content["models"][0]["levels"][1]["rms_per_pixel"] == 0.05
 
 
-@pytest.mark.parametrize("kills", [(3,), pytest.param((2, 5, 9), marks=pytest.mark.slow)], ids=["once", "three times"])
+@pytest.mark.slow
+@pytest.mark.parametrize("kills", [(3,), (2, 5, 9)], ids=["once", "three times"])
 def test_killed_at_any_moment_it_continues_and_ends_with_the_same(
     ready: Workspace, tmp_path: Path, kills: tuple[int, ...]
 ) -> None:

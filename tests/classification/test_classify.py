@@ -90,7 +90,8 @@ def test_a_training_learns_and_leaves_its_files(runs: dict[str, Path], method: s
     assert not (runs[method] / "checkpoint_latest.pth").exists()
 
 
-@pytest.mark.parametrize("method", ["ima", pytest.param("adv", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["ima", "adv"])
 def test_the_same_seed_gives_the_same_and_an_interruption_changes_nothing(
     data: Path, runs: dict[str, Path], tmp_path: Path, method: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -87,6 +87,7 @@ def test_missing_gradients_are_seen() -> None:
     assert "FAIL" in [verdict for name, verdict in found.items() if name.startswith("Square")]
 
 
+@pytest.mark.slow
 def test_a_random_model_is_seen() -> None:
     assert _audited(Noisy())["The same slice twice gives the same answer"] == "FAIL"
 

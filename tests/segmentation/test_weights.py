@@ -15,7 +15,7 @@ from tests.conftest import Workspace
 from tests.segmentation.trainers import LABELS, QUICK, attack_from_the_first_step, batches, build, copied, started
 
 BLOCK = {"noise_max": 5.0, "epochs": 3, "iterations": 2, "val_iterations": 1, "methods": QUICK}
-QUICKLY = ("Plain", "IMA", "IAAT", "TRADES", "DDN")
+QUICKLY = ("Plain", "IMA", "TRADES")
 """Methods of every kind of attack; the others are slow here, and quick in tests/methods."""
 ALL = [pytest.param(label, marks=[] if label in QUICKLY else pytest.mark.slow) for label in ("Plain", *LABELS)]
 ATTACKING = [one for one in ALL if one.values[0] != "Plain"]
