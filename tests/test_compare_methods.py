@@ -167,8 +167,9 @@ def test_methods_are_trained_attacked_and_compared(workspace: Workspace, tmp_pat
     assert (tmp_path / "compare" / "compare_pgd.md").is_file()
     rows = list(csv.DictReader((tmp_path / "compare" / "compare.csv").open()))
     assert [row["method"] for row in rows[::3]] == ["Plain", "IMA", "TRADES5"]
-    # To the nearest step, of which TRADES' costs 27.
-    assert all(abs(float(row["forwards"]) - 60) <= 30 for row in rows)
+    # The first epoch, here the only one, goes by what a step may cost: IMA's cost less as long as no slice is correct.
+    assert float(rows[0]["forwards"]) == 60
+    assert all(0 < float(row["forwards"]) <= 90 for row in rows)
     assert [float(row["mean_above_IMA"]) for row in rows[3:6]] == [0.0, 0.0, 0.0]
     assert (tmp_path / "compare" / "compare.png").is_file()
     again = workspace.run(*command, nnUNet_extTrainer=str(DISCOVERY), nnUNet_n_proc_DA="0")
