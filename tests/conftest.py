@@ -122,13 +122,18 @@ def narrow(plans_file: Path) -> None:
     plans_file.write_text(json.dumps(plans))
 
 
+def use_folders(workspace: Workspace, patch: pytest.MonkeyPatch) -> None:
+    """nnU-Net's variables in this process, data loading without worker processes."""
+    for name, value in workspace.environment.items():
+        if name.startswith("nnUNet_"):
+            patch.setenv(name, value)
+    patch.setenv("nnUNet_n_proc_DA", "0")
+
+
 @pytest.fixture
 def in_process(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> Workspace:
     """The workspace with nnU-Net's variables set in this process, data loading without worker processes."""
-    for name, value in workspace.environment.items():
-        if name.startswith("nnUNet_"):
-            monkeypatch.setenv(name, value)
-    monkeypatch.setenv("nnUNet_n_proc_DA", "0")
+    use_folders(workspace, monkeypatch)
     monkeypatch.setenv("nnUNet_extTrainer", "")
     make_trainers_findable()
     return workspace
@@ -157,10 +162,7 @@ def train_here(workspace: Workspace, trainer: str, plans: str) -> None:
     from nnunetv2.run.run_training import get_trainer_from_args
 
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in workspace.environment.items():
-            if name.startswith("nnUNet_"):
-                patch.setenv(name, value)
-        patch.setenv("nnUNet_n_proc_DA", "0")
+        use_folders(workspace, patch)
         patch.setenv("nnUNet_extTrainer", "")
         make_trainers_findable()
         made = get_trainer_from_args("902", "2d", 0, trainer, plans, device=torch.device("cpu"))

@@ -1,7 +1,6 @@
 """Mixes of two classifiers, see `evaluation.soup`."""
 
 import shutil
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from nnunet_ima.classification.settings import read_settings
 from nnunet_ima.classification.train import read_checkpoint
 from nnunet_ima.errors import UserError
 from nnunet_ima.evaluation.soup import Mix, check_same_network, mixed_weights
-from nnunet_ima.nnunet.export import check_free
+from nnunet_ima.nnunet.export import new_folder
 
 
 class Classifiers:
@@ -46,13 +45,9 @@ class Classifiers:
 
     def write(self, share: float, target: Path) -> None:
         """A new run `target` with the mix, which nnunet-ima-classify evaluates."""
-        check_free(target)
-        with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.absolute().parent) as work:
-            folder = Path(work) / "run"
-            folder.mkdir()
+        with new_folder(target) as folder:
             for name in ("settings.json", "split.csv"):
                 shutil.copy(self.run / name, folder)
             weights = mixed_weights(self.plain, self.hardened, share)
             kept = {name: self.state[name] for name in ("epoch", "classes")}
             torch.save(kept | {"model": weights}, folder / "checkpoint_final.pth")
-            folder.replace(target)

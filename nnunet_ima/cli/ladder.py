@@ -16,12 +16,7 @@ def parser() -> argparse.ArgumentParser:
         "that keeps a given Dice without noise.",
     )
     result.add_argument("-d", required=True, metavar="DATASET", help="data set: D4, 4 or Dataset004_Hippocampus")
-    result.add_argument("-c", default="2d", metavar="CONFIGURATION", help="[OPTIONAL] 2D configuration; default: 2d")
-    result.add_argument("-f", metavar="FOLD", help="[OPTIONAL] fold; default: that of the newest checkpoint")
-    result.add_argument(
-        "-tr", default="nnUNetTrainerIMA", metavar="TRAINER", help="[OPTIONAL] trainer; default: nnUNetTrainerIMA"
-    )
-    result.add_argument("-p", metavar="PLANS", help="[OPTIONAL] plans; default: those of the newest checkpoint")
+    add_model(result)
     result.add_argument(
         "--noise", type=noise_levels, required=True, metavar="5,10", help="noise levels, as for nnunet-ima-eval"
     )
@@ -36,6 +31,16 @@ def parser() -> argparse.ArgumentParser:
     )
     add_measuring(result)
     return result
+
+
+def add_model(group: Any) -> None:
+    """The flags that say which trained model of a data set."""
+    group.add_argument("-c", default="2d", metavar="CONFIGURATION", help="[OPTIONAL] 2D configuration; default: 2d")
+    group.add_argument("-f", metavar="FOLD", help="[OPTIONAL] fold; default: that of the newest checkpoint")
+    group.add_argument(
+        "-tr", default="nnUNetTrainerIMA", metavar="TRAINER", help="[OPTIONAL] trainer; default: nnUNetTrainerIMA"
+    )
+    group.add_argument("-p", metavar="PLANS", help="[OPTIONAL] plans; default: those of the newest checkpoint")
 
 
 def add_measuring(group: Any) -> None:

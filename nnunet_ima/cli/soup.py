@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_ima.cli.common import device_name, noise_levels, run
-from nnunet_ima.cli.ladder import add_measuring, levels_above_0, weighed
+from nnunet_ima.cli.ladder import add_measuring, add_model, levels_above_0, weighed
 from nnunet_ima.errors import UserError, check_number
 
 
@@ -25,12 +25,7 @@ def parser() -> argparse.ArgumentParser:
     )
     result.add_argument("-o", type=Path, required=True, metavar="FOLDER", help="a new folder for the chosen mix")
     result.add_argument("-d", metavar="DATASET", help="data set of an nnU-Net model: D4, 4 or Dataset004_Hippocampus")
-    result.add_argument("-c", default="2d", metavar="CONFIGURATION", help="[OPTIONAL] 2D configuration; default: 2d")
-    result.add_argument("-f", metavar="FOLD", help="[OPTIONAL] fold; default: that of the newest checkpoint")
-    result.add_argument(
-        "-tr", default="nnUNetTrainerIMA", metavar="TRAINER", help="[OPTIONAL] trainer; default: nnUNetTrainerIMA"
-    )
-    result.add_argument("-p", metavar="PLANS", help="[OPTIONAL] plans; default: those of the newest checkpoint")
+    add_model(result)
     result.add_argument("--run", type=Path, metavar="RUN", help="a run of nnunet-ima-classify, instead of -d")
     result.add_argument(
         "-chk",

@@ -76,11 +76,6 @@ class AMAT(Adaptive):
         self.note(batch, rows, ~holds, proposed, torch.full((len(rows),), self.attack_steps))
         return mixed(batch.clean, noisy, self.beta)
 
-    def worst(self, batch: Batch, margin: Tensor) -> Tensor:
-        """PGD's points within the margins; whoever asks counts."""
-        with self.unnoted():
-            return self.pgd(batch, margin)
-
     def right(self, batch: Batch, over: Pass) -> Tensor:
         """Which samples are right in a pass, bool (N,)."""
         return batch.objective.correct(over.logits.detach(), batch.y)

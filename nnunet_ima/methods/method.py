@@ -315,6 +315,23 @@ class Method:
 
         return self.search(attack)
 
+    def worst(
+        self,
+        batch: Batch,
+        radius: float | Tensor,
+        start: Tensor | None = None,
+        objective: Objective | None = None,
+        y: Tensor | None = None,
+    ) -> Tensor:
+        """The worst points within `radius`, one per sample of the batch; whoever asks counts."""
+
+        def attack() -> Tensor:
+            with self.attacked(batch) as model:
+                told = self.climbing(objective or batch.objective)
+                return pgd(model, batch.x, batch.y if y is None else y, radius, start=start, **told)
+
+        return self.search(attack)
+
     def pgd(
         self,
         batch: Batch,
@@ -324,13 +341,7 @@ class Method:
         y: Tensor | None = None,
     ) -> Tensor:
         """The worst points within `radius`, one per sample of the batch; counted."""
-
-        def attack() -> Tensor:
-            with self.attacked(batch) as model:
-                told = self.climbing(objective or batch.objective)
-                return pgd(model, batch.x, batch.y if y is None else y, radius, start=start, **told)
-
-        found = self.search(attack)
+        found = self.worst(batch, radius, start, objective, y)
         samples = len(batch.ids)
         right = int(batch.objective.correct(batch.clean.logits.detach(), batch.y).sum())
         self.tally.merge(Tally(samples, samples, right, 0, right * self.attack_steps))

@@ -52,9 +52,7 @@ class Staircase(Adaptive):
         margin, eligible = self.margins(batch)
         right = batch.objective.correct(batch.clean.logits.detach(), batch.y)
         radius = torch.where(right, to_device(margin.float(), batch), 0.0)
-        with self.unnoted():
-            found = self.pgd(batch, radius)
-        noisy = batch.forward(found)
+        noisy = batch.forward(self.worst(batch, radius))
         was_right, holds = to_host(right, batch.objective.correct(noisy.logits.detach(), batch.y))
         rows = rows_where((was_right > 0) & eligible)
         held = holds[rows] > 0

@@ -2,7 +2,8 @@
 
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,18 @@ def check_free(target: Path) -> None:
         raise UserError(f"-o {target} exists: give another name, or remove it first.")
     if not target.absolute().parent.is_dir():
         raise UserError(f"-o {target}: the folder {target.parent} does not exist; create it first.")
+
+
+@contextmanager
+def new_folder(target: Path) -> Iterator[Path]:
+    """A folder to fill, which becomes `target` at the end; nothing is left there if anything fails. UserError where it
+    cannot be made."""
+    check_free(target)
+    with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.absolute().parent) as work:
+        folder = Path(work) / "new"
+        folder.mkdir()
+        yield folder
+        folder.replace(target)
 
 
 def _trained_folds(model: Path, checkpoint: str) -> list[str]:

@@ -8,7 +8,7 @@ from torch.multiprocessing.spawn import spawn
 
 from nnunet_ima.methods.margins import MarginStore, Outcomes
 from nnunet_ima.nnunet.ranks import gathered
-from tests.conftest import Workspace
+from tests.conftest import Workspace, use_folders
 from tests.segmentation import ranks_worker
 from tests.segmentation.trainers import LABELS
 
@@ -20,10 +20,7 @@ WITH_MARGINS = ["IMA", "AMAT", "Edge", "Staircase", "SMD", "IAAT"]
 def ranks(workspace: Workspace, tmp_path_factory: pytest.TempPathFactory) -> list[Rank]:
     """By rank what it saw, by label of the method."""
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in workspace.environment.items():
-            if name.startswith("nnUNet_"):
-                patch.setenv(name, value)
-        patch.setenv("nnUNet_n_proc_DA", "0")
+        use_folders(workspace, patch)
         patch.setenv("OMP_NUM_THREADS", "1")
         folder = tmp_path_factory.mktemp("ranks")
         spawn(ranks_worker.train_all, (workspace, folder), nprocs=ranks_worker.WORLD)  # type: ignore[no-untyped-call]

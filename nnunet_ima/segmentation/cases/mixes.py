@@ -1,7 +1,6 @@
 """Reading a model's weights, and writing other weights as a model folder for stock nnU-Net."""
 
 import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +8,7 @@ import torch
 from torch import Tensor
 
 from nnunet_ima.errors import UserError
-from nnunet_ima.nnunet.export import DESCRIPTION, check_free, stock_checkpoint
+from nnunet_ima.nnunet.export import DESCRIPTION, new_folder, stock_checkpoint
 from nnunet_ima.nnunet.safe_checkpoint import check_checkpoint
 from nnunet_ima.segmentation.cases.models import TrainedModel
 
@@ -33,10 +32,8 @@ def read_plain(file: Path, model: TrainedModel, dataset_json: dict[str, Any]) ->
 def write_mix(model: TrainedModel, weights: dict[str, Tensor], target: Path) -> None:
     """A new folder `target` with the model's plans and these weights, which stock nnU-Net predicts with. Nothing is
     left there if anything fails."""
-    check_free(target)
-    with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.absolute().parent) as work:
-        folder = Path(work) / "model"
-        (folder / f"fold_{model.fold}").mkdir(parents=True)
+    with new_folder(target) as folder:
+        (folder / f"fold_{model.fold}").mkdir()
         for name in DESCRIPTION:
             if (model.folder / name).is_file():
                 shutil.copy(model.folder / name, folder)
@@ -44,4 +41,3 @@ def write_mix(model: TrainedModel, weights: dict[str, Tensor], target: Path) -> 
         # Of a training that these weights have not had.
         content |= {"optimizer_state": None, "grad_scaler_state": None}
         torch.save(content, folder / f"fold_{model.fold}" / "checkpoint_final.pth")
-        folder.replace(target)
