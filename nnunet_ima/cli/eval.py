@@ -36,7 +36,25 @@ def parser() -> argparse.ArgumentParser:
 def _add_models(group: Any) -> None:
     group.add_argument("-d", metavar="DATASET", help="[OPTIONAL] data set: D4, 4 or Dataset004_Hippocampus")
     group.add_argument("-c", metavar="CONFIGURATION", help="[OPTIONAL] 2D configuration")
-    group.add_argument("-f", metavar="FOLD", help="[OPTIONAL] fold, 0 to 4 or all; default: every trained one")
+    group.add_argument(
+        "-f",
+        nargs="+",
+        action="extend",
+        metavar="FOLD",
+        help="[OPTIONAL] fold, 0 to 4 or all, or several like 0,1,2,3,4: each is attacked on the cases that it has not "
+        "seen, and the figures are those of all cases together; default: the one trained last",
+    )
+    group.add_argument(
+        "--ensemble",
+        action="store_true",
+        help="[OPTIONAL] attack the folds together, as nnU-Net predicts with them, on cases that none of them has "
+        "seen: those of -i and -gt; default: imagesTs and labelsTs of the data set",
+    )
+    group.add_argument(
+        "--mirroring",
+        action="store_true",
+        help="[OPTIONAL] attack what nnU-Net predicts with by default: the mean over mirrored images",
+    )
     group.add_argument(
         "-tr", metavar="TRAINER", help="[OPTIONAL] trainer, or several separated by commas; default: all trained ones"
     )
@@ -174,7 +192,7 @@ def _add_output(group: Any) -> None:
 def evaluate(arguments: list[str] | None = None) -> None:
     args = parser().parse_args(arguments)
     results = nnunet_folder("nnUNet_results")
-    preprocessed = None if args.i else nnunet_folder("nnUNet_preprocessed")
+    preprocessed = None if args.i or args.ensemble else nnunet_folder("nnUNet_preprocessed")
     args.device = device_name(args.device)
     _check(args)
 
@@ -183,16 +201,19 @@ def evaluate(arguments: list[str] | None = None) -> None:
     from nnunet_ima.nnunet.ranks import rank
     from nnunet_ima.segmentation.cases.models import find_models
 
+    folds = _folds(args)
     models = find_models(
         results,
         dataset_name(args.d) if args.d else None,
         args.c,
-        args.f,
+        folds[0] if folds else None,
         args.tr.split(",") if args.tr else None,
         args.p,
         args.chk,
     )
-    surrogates = [_surrogate(model, models, args, results) for model in models]
+    if args.ensemble or len(folds) > 1:
+        models = _several_folds(models, folds, args)
+    surrogates = [_surrogates(model, models, args, results) for model in models]
     together = args.o or (results / models[0].dataset / _folder(args) if len(models) > 1 else None)
     for folder in [*(_own_folder(model, args) for model in models), *([together] if together else [])]:
         check_writable(folder)
@@ -200,8 +221,8 @@ def evaluate(arguments: list[str] | None = None) -> None:
     if rank() == 0:
         print("Evaluating:", *models, sep="\n  ", flush=True)
     evaluated = [
-        _evaluate_one(model, surrogate, preprocessed, rank_device(args.device), args)
-        for model, surrogate in zip(models, surrogates, strict=True)
+        _evaluate(model, found, preprocessed, rank_device(args.device), args)
+        for model, found in zip(models, surrogates, strict=True)
     ]
     if rank() == 0:
         _finish(evaluated, together, args)
@@ -230,6 +251,69 @@ def _check(args: argparse.Namespace) -> None:
         )
 
 
+def _folds(args: argparse.Namespace) -> list[str]:
+    """`-f 0 1`, `-f 0,1` -> ["0", "1"]; empty without."""
+    folds = list(dict.fromkeys(fold for given in args.f or [] for fold in given.split(",") if fold))
+    if len(folds) > 1 and "all" in folds:
+        raise UserError(f"-f {','.join(folds)}: fold all holds no case out, it stands alone; leave it out.")
+    return folds
+
+
+def _several_folds(models: list[Any], folds: list[str], args: argparse.Namespace) -> list[Any]:
+    """The models with these folds, or all that are trained, looked at before anything is attacked. With --ensemble
+    also their cases, in -i and -gt."""
+    from nnunet_ima.evaluation.pooled import check_folds
+    from nnunet_ima.nnunet.plans import read_plans
+    from nnunet_ima.segmentation.cases.models import check_same_plans, find_folds, trained_folds
+
+    if args.i and not args.ensemble:
+        raise UserError(f"-f {','.join(folds)} with -i: every fold would attack the same cases; add --ensemble.")
+    folds = folds or trained_folds(models[0])
+    if len(folds) < 2:
+        raise UserError(f"--ensemble needs several folds, {models[0]} is one: train more, or name them like -f 0,1.")
+    found = find_folds(models, folds, args.ensemble)
+    for model in found:
+        check_same_plans(model)
+        plans = read_plans(model.folder / "plans.json")
+        identifier = plans["configurations"][model.configuration]["data_identifier"]
+        if args.ensemble:
+            _check_ensemble(model, identifier, args)
+        else:
+            check_folds(model, nnunet_folder("nnUNet_preprocessed"), identifier)
+    return found
+
+
+def _check_ensemble(model: Any, data_identifier: str, args: argparse.Namespace) -> None:
+    """The cases of an ensemble, by default the test cases of its data set. UserError where a fold has seen one."""
+    from nnunet_ima.segmentation.cases.cases import identifiers
+    from nnunet_ima.segmentation.cases.slices import check_unseen
+
+    if args.i is None:
+        raw = nnunet_folder("nnUNet_raw") / model.dataset
+        args.i, args.gt = raw / "imagesTs", raw / "labelsTs"
+        if not (args.i.is_dir() and args.gt.is_dir()):
+            raise UserError(f"--ensemble: {raw} has no imagesTs with labelsTs; give cases with -i and -gt.")
+    try:
+        preprocessed = nnunet_folder("nnUNet_preprocessed") / model.dataset
+    except UserError:
+        preprocessed = None
+    if preprocessed is None or not (preprocessed / data_identifier).is_dir():
+        print(f"{model}: without the preprocessed data set nothing tells whether a fold has seen these cases.")
+        return
+    check_unseen(preprocessed, data_identifier, model.folds, identifiers(args.i, model.folder / "dataset.json"))
+
+
+def _surrogates(model: Any, models: list[Any], args: argparse.Namespace, results: Path) -> list[Any]:
+    """Of each fold that is attacked alone the model whose noise is transferred to it, None where none is wanted."""
+    if model.ensemble:
+        if "transfer" in args.attack:
+            raise UserError("--attack transfer is for single folds: leave out --ensemble.")
+        return [None]
+    return [
+        _surrogate(model.of_fold(fold), [one.of_fold(fold) for one in models], args, results) for fold in model.folds
+    ]
+
+
 def _surrogate(model: Any, models: list[Any], args: argparse.Namespace, results: Path) -> Any:
     """The model whose noise is transferred to `model`; None where none is wanted."""
     from nnunet_ima.segmentation.cases.models import find_models
@@ -250,14 +334,39 @@ def _surrogate(model: Any, models: list[Any], args: argparse.Namespace, results:
 
 def _own_folder(model: Any, args: argparse.Namespace) -> Path:
     """Where the files of one model go."""
-    folder: Path = args.o / f"{model.folder.name}__fold_{model.fold}" if args.o else model.fold_folder / _folder(args)
+    folder: Path = args.o / f"{model.folder.name}__{model.fold_name}" if args.o else model.fold_folder / _folder(args)
     return folder
 
 
 def _folder(args: argparse.Namespace) -> Path:
     """robustness/ for the default attack and norm, folders of their names in it for others."""
     parts = [part for part, usual in ((args.norm, "l2"), (args.attack[0], "pgd")) if part != usual]
-    return Path("robustness", *parts)
+    return Path("robustness", *parts, *(["mirroring"] if args.mirroring else []))
+
+
+def _evaluate(
+    model: Any, surrogates: list[Any], preprocessed: Path | None, device: Any, args: argparse.Namespace
+) -> Any:
+    """As `_evaluate_one`; of folds that are attacked one by one also what they show together."""
+    if model.ensemble or len(model.folds) == 1:
+        return _evaluate_one(model, surrogates[0], preprocessed, device, args)
+
+    from nnunet_ima.evaluation.pooled import pooled
+    from nnunet_ima.evaluation.summary import number
+
+    parts = [
+        _evaluate_one(model.of_fold(fold), surrogate, preprocessed, device, args)
+        for fold, surrogate in zip(model.folds, surrogates, strict=True)
+    ]
+    if parts[0] is None:
+        return None
+    classes, summaries, sweeps, shown, _ = zip(*parts, strict=True)
+    summary, found = pooled(model, summaries, sweeps)
+    # The slices of the fold that the attack harms most.
+    worst = min(range(len(parts)), key=lambda row: sum(number(level["adi"]) for level in summaries[row]["levels"]))
+    evaluated = (classes[0], summary, found, shown[worst], None)
+    _write([evaluated], _content([evaluated], args), _own_folder(model, args))
+    return evaluated
 
 
 def _evaluate_one(model: Any, surrogate: Any, preprocessed: Path | None, device: Any, args: argparse.Namespace) -> Any:
@@ -306,6 +415,7 @@ def _choice(args: argparse.Namespace) -> Any:
         args.i,
         args.gt,
         args.noise_on_padding,
+        args.mirroring,
     )
 
 

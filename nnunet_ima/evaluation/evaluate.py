@@ -34,7 +34,7 @@ UNIT_CASES = 5
 class Choice:
     """What is evaluated. attacks: the first is the main one; vanish: name of a class; images, references: folders of
     other cases than the held-out ones; noise_on_padding: slices are padded to the patch before they are attacked, not
-    after it."""
+    after it. mirroring: what is attacked averages mirrored images, as nnU-Net's prediction does."""
 
     levels: tuple[float, ...]
     attacks: tuple[str, ...] = ("pgd",)
@@ -47,6 +47,7 @@ class Choice:
     images: Path | None = None
     references: Path | None = None
     noise_on_padding: bool = False
+    mirroring: bool = False
 
     def told(self) -> dict[str, Any]:
         """As JSON, for who wants to repeat it."""
@@ -112,7 +113,8 @@ def prepare(
         other = load_predictor(surrogate, device)
         _check_surrogate(model, predictor, surrogate, other)
         settings = replace(settings, surrogate=file_digest(surrogate.checkpoint_file))
-    return Subject(model, predictor, target_of(predictor, other), cases, slices, classes, settings, surrogate)
+    target = target_of(predictor, other, choice.mirroring)
+    return Subject(model, predictor, target, cases, slices, classes, settings, surrogate)
 
 
 def _cases(model: TrainedModel, predictor: Any, choice: Choice, preprocessed: Path | None) -> tuple[Cases, list[str]]:
@@ -167,7 +169,7 @@ def plan(choice: Choice, settings: Settings) -> list[tuple[Noise, list[float]]]:
 def open_journal(subject: Subject, choice: Choice, folder: Path, overwrite: bool) -> Journal:
     """The journal of the run in `folder`; every rank has read it before any of them writes."""
     identity = {
-        "model": file_digest(subject.model.checkpoint_file)[:12],
+        "model": "+".join(file_digest(file)[:12] for file in subject.model.checkpoint_files),
         "slices": f"{len(subject.slices)} ({subject.slices.digest})",
         "noise on": "padding, too" if choice.noise_on_padding else "the image",
         "batch size": str(choice.batch_size),
@@ -175,6 +177,8 @@ def open_journal(subject: Subject, choice: Choice, folder: Path, overwrite: bool
         "device": next(subject.predictor.network.parameters()).device.type,
         "nnunet-ima": nnunet_ima.__version__,
     }
+    if choice.mirroring:
+        identity["mirroring"] = "yes"
     journal = Journal(folder, identity, rank(), overwrite)
     gathered(None)
     return journal
@@ -189,7 +193,7 @@ def evaluate(subject: Subject, choice: Choice, journal: Journal, keep: Any = Non
     )
     pixels = float(np.median([math.prod(place.shape) for place in slices.places]))
     summary = summarise(subject.model, found, subject.classes, pixels, _units(subject), unit_name(configuration))
-    summary["checkpoint_sha256"] = file_digest(subject.model.checkpoint_file)
+    summary["checkpoint_sha256"] = "+".join(file_digest(file) for file in subject.model.checkpoint_files)
     if subject.surrogate is not None:
         summary["transfer_from"] = subject.surrogate.told() | {"checkpoint_sha256": subject.settings.surrogate}
     return summary, found

@@ -44,6 +44,8 @@ def summarise(
         "attack": main.noise.name,
         "norm": main.noise.settings["norm"],
         "unit": unit if math.isfinite(units) else None,
+        "pixels": pixels,
+        "units_per_sd": finite(units),
         "levels": levels,
         "half_failure_level": finite(half_failure_level(main.levels, rates)),
         "adi_area": finite(area_under_curve(main.levels, [number(level["adi"]) for level in levels])),

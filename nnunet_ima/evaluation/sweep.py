@@ -18,6 +18,7 @@ from nnunet_ima.evaluation.journal import Journal, Key, digest
 from nnunet_ima.evaluation.noises import Noise, Target
 from nnunet_ima.evaluation.progress import Progress
 from nnunet_ima.nnunet.ranks import dealt, gathered, rank, world_size
+from nnunet_ima.segmentation.cases.models import load_averaged
 from nnunet_ima.segmentation.cases.slices import P, Placed, Slice, batches
 from nnunet_ima.segmentation.cases.tiles import TiledNetwork
 
@@ -58,10 +59,11 @@ class Sweep:
     seconds: float
 
 
-def target_of(predictor: Any, surrogate: Any = None) -> Target:
-    """The network of an nnU-Net predictor on whole slices, and that of another model to transfer from."""
+def target_of(predictor: Any, surrogate: Any = None, mirroring: bool = False) -> Target:
+    """What an nnU-Net predictor predicts with, on whole slices, and that of another model to transfer from; see
+    `load_averaged`."""
     networks = [
-        None if one is None else TiledNetwork(one.network, one.configuration_manager.patch_size)
+        None if one is None else TiledNetwork(load_averaged(one, mirroring), one.configuration_manager.patch_size)
         for one in (predictor, surrogate)
     ]
     assert networks[0] is not None

@@ -144,7 +144,8 @@ def _predict(subject: Subject, case: str, noise: dict[int, Array], folder: Path)
     volume = torch.from_numpy(np.asarray(data, np.float32) + _noise_volume(data.shape, noise))
     predictor.use_mirroring, before = True, predictor.use_mirroring
     try:
-        logits = predictor.predict_sliding_window_return_logits(volume).cpu()
+        # Of an ensemble the mean of its folds.
+        logits = predictor.predict_logits_from_preprocessed_data(volume)
     finally:
         predictor.use_mirroring = before
     segmentation = convert_predicted_logits_to_segmentation_with_correct_shape(

@@ -59,6 +59,7 @@ def _filled_in(content: dict[str, Any], shown: Sequence[Shown], margins: Sequenc
         "level_heads": [_head(level, models[0]["unit"]) for level in models[0]["levels"]],
         "level_told": [level_told(models[0], level) for level in models[0]["levels"]],
         "case_heads": _case_heads(models),
+        "fold_heads": ["fold", "cases", *(_head(level, models[0]["unit"]) for level in models[0]["levels"])],
         "curves": curves,
         "curve_key": curve_key,
         "structures": structure_chart(models),
@@ -86,6 +87,7 @@ def _sections(filled: dict[str, Any]) -> list[tuple[str, str]]:
         ("corruptions", "Noise that scanners make", filled["corruptions"][0]),
         ("checks", "Can the attack be trusted?", filled["audited"]),
         ("margins", "Margins", any(margins for *_, margins in filled["models"])),
+        ("folds", "Fold by fold", "folds" in filled["first"]),
         ("cases", "Case by case", True),
         ("repeat", "How to repeat it", True),
     ]

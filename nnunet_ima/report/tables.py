@@ -81,6 +81,10 @@ def table(models: Sequence[dict[str, Any]]) -> str:
                     f"  {_called(name)}".ljust(width) + _cells(one["levels"], key)
                     for name, one in model["others"].items()
                 ]
+                lines += [
+                    f"  fold {one['fold']} alone".ljust(width) + _cells(one["levels"], key)
+                    for one in model.get("folds", [])
+                ]
     lines += ["", "Noise level at which half of the slices fail"]
     lines += [name.ljust(width) + _half_cell(model) for name, model in zip(labels, models, strict=True)]
     more = [_volume_lines, _corruption_lines, _comparison_lines]

@@ -3,6 +3,7 @@
 Both are read as nnU-Net's preprocessed data sets are: `load_case(case)` gives (data, segmentation, None, properties).
 """
 
+import json
 from collections.abc import Sequence
 from contextlib import redirect_stdout
 from io import StringIO
@@ -68,6 +69,12 @@ class PreprocessedCases(_LastKept):
         # nnU-Net keeps a copy of the references beside the preprocessed data: what its own validation compares with.
         file = self._data.parent / "gt_segmentations" / f"{case}{self._json['file_ending']}"
         return file if file.is_file() else None
+
+
+def identifiers(images: Path, dataset_json: Path) -> list[str]:
+    """The cases in a folder of raw images, by nnU-Net's own rule."""
+    ending = json.loads(dataset_json.read_text())["file_ending"]
+    return sorted(get_identifiers_from_splitted_dataset_folder(str(images), ending)) if images.is_dir() else []
 
 
 class RawCases(_LastKept):

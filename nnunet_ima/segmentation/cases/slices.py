@@ -64,6 +64,22 @@ class Slice:
 
 def held_out_cases(preprocessed: Path, data_identifier: str, fold: str) -> list[str]:
     """The cases that nnU-Net holds out for this fold, sorted, by its own `do_split` (for fold `all`: every case)."""
+    return _split(preprocessed, data_identifier, fold)[1]
+
+
+def check_unseen(preprocessed: Path, data_identifier: str, folds: Sequence[str], names: Sequence[str]) -> None:
+    """UserError where one of the folds was trained on a case of this name."""
+    for fold in folds:
+        known = sorted(set(names) & set(_split(preprocessed, data_identifier, fold)[0]))
+        if known:
+            raise UserError(
+                f"--ensemble: fold {fold} was trained on {', '.join(known[:3])}{', ...' if known[3:] else ''}; an "
+                "ensemble needs cases that none of its folds has seen, give others with -i and -gt."
+            )
+
+
+def _split(preprocessed: Path, data_identifier: str, fold: str) -> tuple[list[str], list[str]]:
+    """The cases that the fold is trained on, and those it holds out, sorted."""
     folder = preprocessed / data_identifier
     if not folder.is_dir():
         raise UserError(f"{folder} does not exist: run nnUNetv2_plan_and_preprocess for this data set.")
@@ -76,7 +92,8 @@ def held_out_cases(preprocessed: Path, data_identifier: str, fold: str) -> list[
         folder_with_segs_from_previous_stage=None,
         print_to_log_file=lambda *args, **kwargs: None,
     )
-    return sorted(nnUNetTrainer.do_split(trainer)[1])
+    trained_on, held_out = nnUNetTrainer.do_split(trainer)
+    return sorted(trained_on), sorted(held_out)
 
 
 def choose_cases(held_out: list[str], wanted: str) -> list[str]:

@@ -1,0 +1,162 @@
+"""Several folds through the commands: one by one on what each has not seen, and together as nnU-Net predicts."""
+
+import csv
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+import pytest
+import torch
+from nnunetv2.run.run_training import get_trainer_from_args
+
+from nnunet_ima.cli.eval import evaluate
+from nnunet_ima.errors import UserError
+from nnunet_ima.nnunet.trainer_search import DISCOVERY, make_trainers_findable
+from tests.conftest import DATASET, Workspace, use_folders
+
+BLOCK = {"noise_max": 5.0, "epochs": 1, "iterations": 12, "val_iterations": 1}
+MODEL = "nnUNetTrainerPlain__nnUNetPlansFolds__2d"
+FOLDS = (0, 1)
+
+
+@pytest.fixture(scope="module")
+def folds(workspace: Workspace) -> Iterator[Workspace]:
+    """Two folds of a model, trained for a moment."""
+    workspace.write_plans("nnUNetPlansFolds", BLOCK)
+    with pytest.MonkeyPatch.context() as patch:
+        use_folders(workspace, patch)
+        patch.setenv("nnUNet_extTrainer", "")
+        make_trainers_findable()
+        for fold in FOLDS:
+            torch.manual_seed(fold)
+            made: Any = get_trainer_from_args(
+                "902", "2d", fold, "nnUNetTrainerPlain", "nnUNetPlansFolds", device=torch.device("cpu")
+            )
+            made.run_training()
+            made.ima_lock.release()
+        yield workspace
+    shutil.rmtree(workspace.results / MODEL)
+
+
+@pytest.fixture
+def ready(folds: Workspace, in_process: Workspace) -> Workspace:
+    return folds
+
+
+@pytest.fixture
+def unseen(ready: Workspace, tmp_path: Path) -> tuple[Path, Path]:
+    """Two cases under names that no fold knows, and their references."""
+    source = ready.folder / "raw" / DATASET
+    for name, folder, ending in (("images", "imagesTr", "_0000.nii.gz"), ("labels", "labelsTr", ".nii.gz")):
+        (tmp_path / name).mkdir()
+        for number, file in enumerate(sorted((source / folder).iterdir())[:2]):
+            shutil.copy(file, tmp_path / name / f"new_{number}{ending}")
+    return tmp_path / "images", tmp_path / "labels"
+
+
+def evaluated(*flags: str) -> None:
+    evaluate(["-d", "902", "-p", "nnUNetPlansFolds", "-device", "cpu", "--steps", "3", *flags])
+
+
+def rows_of(folder: Path, noise: str = "pgd") -> dict[tuple[str, ...], list[int]]:
+    """The counts of slices.csv by case, slice, level and class."""
+    with (folder / "slices.csv").open(newline="") as file:
+        return {
+            (row["case"], row["slice"], row["level"], row["class"]): [int(row[key]) for key in ("tp", "fp", "fn")]
+            for row in csv.DictReader(file)
+            if row["noise"] == noise
+        }
+
+
+def test_folds_are_pooled(ready: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
+    evaluated("--noise", "2", "-f", "0,1")
+    told = capsys.readouterr().out
+    assert "fold 0 alone" in told and "fold 1 alone" in told
+    model = ready.results / MODEL
+    together = model / "crossval_results_folds_0_1" / "robustness"
+    each = [rows_of(model / f"fold_{fold}" / "robustness") for fold in FOLDS]
+    assert not each[0].keys() & each[1].keys()
+    assert rows_of(together) == each[0] | each[1]
+    summary = json.loads((together / "results.json").read_text())["models"][0]
+    assert summary["fold"] == "0,1" and summary["cases"] == len({key[0] for key in each[0] | each[1]})
+    report = (together / "report.html").read_text()
+    assert "Fold by fold" in report and "folds 0, 1, each on the cases that it has not seen" in report
+    # What is there already is not attacked again, and nnU-Net's way to name folds gives the same.
+    evaluated("--noise", "2", "-f", "0", "1")
+    assert rows_of(together) == each[0] | each[1]
+
+
+@pytest.mark.parametrize("mirroring", [False, True])
+def test_an_ensemble_is_what_nnunet_predicts_with(
+    ready: Workspace, unseen: tuple[Path, Path], tmp_path: Path, mirroring: bool
+) -> None:
+    """Without noise the counts are those of nnUNetv2_predict's own files, under attack the Dice falls."""
+    images, labels = unseen
+    flags = ["--noise", "20", "--slices", "all", "-i", str(images), "-gt", str(labels), "-o", str(tmp_path / "out")]
+    evaluated("--ensemble", *flags, *(["--mirroring"] if mirroring else []))
+    found = rows_of(tmp_path / "out" / f"{MODEL}__ensemble_folds_0_1")
+    ready.run(
+        "nnUNetv2_predict_from_modelfolder",
+        *("-i", str(images), "-o", str(tmp_path / "predicted"), "-m", str(ready.results / MODEL), "-f", "0", "1"),
+        *("-device", "cpu", "-npp", "1", "-nps", "1", *([] if mirroring else ["--disable_tta"])),
+        nnUNet_extTrainer=str(DISCOVERY),
+    )
+    same, pixels = 0, 0
+    for reference in sorted(labels.iterdir()):
+        truth, guess = (
+            np.asarray(nibabel.load(file).dataobj) for file in (reference, tmp_path / "predicted" / reference.name)
+        )
+        for number in range(truth.shape[2]):
+            for label, name in ((1, "chamber"), (2, "wall")):
+                key = (reference.name[:-7], str(number), "0", name)
+                if key not in found:
+                    continue
+                a, b = truth[..., number] == label, guess[..., number] == label
+                theirs = [(a & b).sum(), (~a & b).sum(), (a & ~b).sum()]
+                same += sum(abs(ours - int(one)) for ours, one in zip(found[key], theirs, strict=True))
+                pixels += a.size
+    assert pixels
+    # Sums of tiles in another order may turn a pixel where two classes are alike.
+    assert same <= 1e-4 * pixels
+    results = json.loads((tmp_path / "out" / f"{MODEL}__ensemble_folds_0_1" / "results.json").read_text())
+    clean, noisy = (level["tvdi"] for level in results["models"][0]["levels"])
+    assert noisy < clean and results["models"][0]["ensemble"] == "yes"
+    assert results["settings"]["mirroring"] is mirroring
+
+
+def test_folds_that_do_not_fit_are_refused(
+    ready: Workspace, unseen: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images, labels = unseen
+    raw = ready.folder / "raw" / DATASET
+
+    def refused(match: str, *flags: str) -> None:
+        with pytest.raises(UserError, match=match):
+            evaluated("--noise", "2", "-o", str(tmp_path / "out"), *flags)
+        assert not (tmp_path / "out").exists()
+
+    cases = ("-i", str(images), "-gt", str(labels))
+    refused("fold 2; train it with nnUNetv2_train, or leave it out", "-f", "0,2")
+    refused("fold all holds no case out", "-f", "0,all")
+    refused("every fold would attack the same cases; add --ensemble", "-f", "0,1", *cases)
+    refused("needs several folds", "--ensemble", "-f", "0", *cases)
+    refused("has no imagesTs with labelsTs; give cases with -i and -gt", "--ensemble")
+    refused("for single folds: leave out --ensemble", "--ensemble", "--attack", "transfer", *cases)
+    known = ("-i", str(raw / "imagesTr"), "-gt", str(raw / "labelsTr"))
+    refused("--ensemble: fold 0 was trained on .* give others with -i and -gt", "--ensemble", *known)
+    with monkeypatch.context() as patch:
+        patch.setattr("nnunet_ima.evaluation.pooled.held_out_cases", lambda *_: ["one"])
+        refused("folds 0 and 1 both hold out one, which would count twice", "-f", "0,1")
+    file = ready.results / MODEL / "fold_1" / "checkpoint_final.pth"
+    kept = file.read_bytes()
+    checkpoint = torch.load(file, weights_only=False)
+    checkpoint["init_args"]["plans"]["configurations"]["2d"]["patch_size"] = [8, 8]
+    torch.save(checkpoint, file)
+    try:
+        refused("fold 1 of .* was trained with the patch_size .8, 8., fold 0 with", "-f", "0,1")
+    finally:
+        file.write_bytes(kept)
