@@ -90,6 +90,43 @@ def test_folds_are_pooled(ready: Workspace, capsys: pytest.CaptureFixture[str]) 
     assert rows_of(together) == each[0] | each[1]
 
 
+def test_a_sample_is_attacked_more_strongly_without_being_asked(
+    ready: Workspace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It shows what `--attack pgd,strong` with as many steps finds on the same slices."""
+    flags = ("--noise", "5,20", "--steps", "8", "-f", "0")
+    evaluate(["-d", "902", "-p", "nnUNetPlansFolds", "-device", "cpu", *flags, "-o", str(tmp_path / "one")])
+    told = capsys.readouterr().out
+    assert "What a stronger attack leaves of 16 slices: ADI (%) under pgd, and under strong (4 x 2 steps)" in told
+    folder = tmp_path / "one" / f"{MODEL}__fold_0"
+    summary = json.loads((folder / "results.json").read_text())["models"][0]
+    assert summary["slices"] >= 16 and "What would a stronger attack find?" in (folder / "report.html").read_text()
+    both = (*flags, "--attack", "pgd,strong", "--strong-steps", "2", "-o", str(tmp_path / "both"))
+    evaluate(["-d", "902", "-p", "nnUNetPlansFolds", "-device", "cpu", *both])
+    folder = tmp_path / "both" / f"{MODEL}__fold_0"
+    assert "strong_sample" not in json.loads((folder / "results.json").read_text())["models"][0]
+    places = sorted({key[:2] for key in rows_of(folder)}, key=lambda place: (place[0], int(place[1])))
+    drawn = np.random.default_rng(0).choice(len(places), 16, replace=False)
+    for level in summary["strong_sample"]["levels"]:
+        dice = {
+            noise: [
+                np.mean([2 * counts[0] / (2 * counts[0] + counts[1] + counts[2]) for counts in counts_of(rows, place)])
+                for place in (places[row] for row in drawn)
+            ]
+            for noise in ("pgd", "strong")
+            for rows in [
+                {key: counts for key, counts in rows_of(folder, noise).items() if key[2] == f"{level['noise']:g}"}
+            ]
+        }
+        assert level["main"] == pytest.approx(100 * np.mean(dice["pgd"]), abs=1e-3)
+        assert level["strong"] == pytest.approx(100 * np.mean(np.minimum(dice["pgd"], dice["strong"])), abs=1e-3)
+        assert level["strong"] <= level["main"]
+
+
+def counts_of(rows: dict[tuple[str, ...], list[int]], place: tuple[str, ...]) -> list[list[int]]:
+    return [counts for key, counts in rows.items() if key[:2] == place]
+
+
 @pytest.mark.parametrize("mirroring", [False, True])
 def test_an_ensemble_is_what_nnunet_predicts_with(
     ready: Workspace, unseen: tuple[Path, Path], tmp_path: Path, mirroring: bool

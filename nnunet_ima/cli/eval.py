@@ -373,6 +373,7 @@ def _evaluate_one(model: Any, surrogate: Any, preprocessed: Path | None, device:
     """(classes, summary, sweep, pictures, margins) of a model, its own files written; None on ranks other than 0."""
     from nnunet_ima.evaluation.audit import audit
     from nnunet_ima.evaluation.evaluate import evaluate, open_journal, plan, prepare
+    from nnunet_ima.evaluation.strong_sample import is_wanted, strong_sample
     from nnunet_ima.evaluation.volumes import KeptNoise, predict_volumes
     from nnunet_ima.nnunet.ranks import rank
     from nnunet_ima.report.pictures import margins_picture, pictures
@@ -385,6 +386,8 @@ def _evaluate_one(model: Any, surrogate: Any, preprocessed: Path | None, device:
     journal = open_journal(subject, choice, own, args.overwrite)
     keep = KeptNoise(journal, plan(choice, subject.settings)[0][0]) if wanted else None
     summary, found = evaluate(subject, choice, journal, keep)
+    if is_wanted(choice):
+        summary["strong_sample"] = strong_sample(subject, choice, found, journal)
     if rank() > 0:
         return None
     if args.audit:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from nnunet_ima.errors import UserError
+from nnunet_ima.evaluation.strong_sample import pooled_sample
 from nnunet_ima.evaluation.summary import number, summarise
 from nnunet_ima.evaluation.sweep import Found, Sweep
 from nnunet_ima.segmentation.cases.models import TrainedModel
@@ -51,6 +52,8 @@ def pooled(
     summary = summarise(model, together, summaries[0]["classes"], pixels, units, summaries[0]["unit"] or "")
     summary["checkpoint_sha256"] = "+".join(one["checkpoint_sha256"] for one in summaries)
     summary["folds"] = [{key: one[key] for key in ("fold", "cases", "slices", "levels")} for one in summaries]
+    if all("strong_sample" in one for one in summaries):
+        summary["strong_sample"] = pooled_sample([one["strong_sample"] for one in summaries])
     if all("audit" in one for one in summaries):
         summary["audit"] = _worst_checks([one["audit"] for one in summaries])
     return summary, together

@@ -21,7 +21,7 @@ from nnunet_ima.report.curves import (
 )
 from nnunet_ima.report.pages import new_environment
 from nnunet_ima.report.pictures import MAGNIFICATION, Picture
-from nnunet_ima.report.tables import FAILED, FIGURES, names
+from nnunet_ima.report.tables import FAILED, FIGURES, names, sample_title
 
 Shown = tuple[float, Sequence[Picture]]
 """The noise level shown first, and the pictures of a model."""
@@ -59,6 +59,7 @@ def _filled_in(content: dict[str, Any], shown: Sequence[Shown], margins: Sequenc
         "level_heads": [_head(level, models[0]["unit"]) for level in models[0]["levels"]],
         "level_told": [level_told(models[0], level) for level in models[0]["levels"]],
         "case_heads": _case_heads(models),
+        "sample_title": sample_title(models[0]) if "strong_sample" in models[0] else "",
         "fold_heads": ["fold", "cases", *(_head(level, models[0]["unit"]) for level in models[0]["levels"])],
         "curves": curves,
         "curve_key": curve_key,

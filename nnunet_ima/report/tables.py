@@ -87,7 +87,7 @@ def table(models: Sequence[dict[str, Any]]) -> str:
                 ]
     lines += ["", "Noise level at which half of the slices fail"]
     lines += [name.ljust(width) + _half_cell(model) for name, model in zip(labels, models, strict=True)]
-    more = [_volume_lines, _corruption_lines, _comparison_lines]
+    more = [_sample_lines, _volume_lines, _corruption_lines, _comparison_lines]
     return "\n".join([*lines, *(line for part in more for line in part(labels, models, width))])
 
 
@@ -97,6 +97,27 @@ def _called(noise: str) -> str:
 
 def _cells(levels: Sequence[dict[str, Any]], key: str) -> str:
     return "".join(_cell(level[key]) for level in levels)
+
+
+def sample_title(model: dict[str, Any]) -> str:
+    sample = model["strong_sample"]
+    return (
+        f"What a stronger attack leaves of {sample['slices']} slices: ADI (%) under {model['attack']}, and under "
+        f"strong (4 x {sample['strong_steps']} steps)"
+    )
+
+
+def _sample_lines(labels: Sequence[str], models: Sequence[dict[str, Any]], width: int) -> list[str]:
+    if "strong_sample" not in models[0]:
+        return []
+    lines = ["", sample_title(models[0])]
+    # Nothing stands in the column without noise.
+    for label, model in zip(labels, models, strict=True):
+        levels = model["strong_sample"]["levels"]
+        empty = " " * CELL * (len(model["levels"]) - len(levels))
+        lines.append(label.ljust(width) + empty + _cells(levels, "main"))
+        lines.append("  strong".ljust(width) + empty + _cells(levels, "strong"))
+    return lines
 
 
 def _corruption_lines(labels: Sequence[str], models: Sequence[dict[str, Any]], width: int) -> list[str]:

@@ -8,6 +8,7 @@ import pytest
 
 from nnunet_ima.evaluation.noises import Settings, attack, random_noise
 from nnunet_ima.evaluation.pooled import pooled, pooled_sweep
+from nnunet_ima.evaluation.strong_sample import largest_gap, pooled_sample
 from nnunet_ima.evaluation.summary import summarise
 from nnunet_ima.evaluation.sweep import Found, Sweep
 from nnunet_ima.metrics.indices import average_dice_index
@@ -42,6 +43,16 @@ def test_figures_are_those_of_all_cases() -> None:
     assert len(together.slices) == 11 and together.seconds == 3
     assert together.found["pgd"].norms[0].tolist() == [0.0] * 4 + [1.0] * 7
     assert pooled_sweep(sweeps[:1]).slices == sweeps[0].slices
+
+
+def test_samples_are_pooled_by_their_slices() -> None:
+    samples = [
+        {"slices": slices, "strong_steps": 25, "levels": [{"noise": 5.0, "main": main, "strong": strong}]}
+        for slices, main, strong in ((4, 50.0, 40.0), (12, 70.0, 50.0))
+    ]
+    together = pooled_sample(samples)
+    assert together["slices"] == 16 and together["levels"] == [{"noise": 5.0, "main": 65.0, "strong": 47.5}]
+    assert largest_gap(together) == (17.5, 5.0)
 
 
 def test_the_worst_fold_speaks_for_a_check() -> None:

@@ -70,6 +70,18 @@ def test_one_model() -> None:
     assert "PGD alone tends to flatter" in trust and "--attack pgd,strong" in trust
 
 
+def test_what_a_sample_under_a_stronger_attack_shows() -> None:
+    model = _model((90, 70, 20), (90, 30, 10))
+    levels = [{"noise": 5.0, "main": 50.0, "strong": 37.0}, {"noise": 10.0, "main": 15.0, "strong": 11.0}]
+    sample = {"slices": 16, "strong_steps": 25, "levels": levels}
+    assert _answer(model | {"strong_sample": sample})[2] == (
+        "PGD overstates the Dice at noise level 5 by about 13 points, as a stronger attack shows on a sample of 16 "
+        "slices; for the figures of all slices ask for --attack pgd,strong and --audit."
+    )
+    levels[0]["strong"], levels[1]["strong"] = 49.5, 15.0
+    assert "found hardly more than PGD" in _answer(model | {"strong_sample": sample})[2]
+
+
 def test_units_are_left_out_where_they_are_unknown() -> None:
     assert "(RMS per pixel: 0.025 SD)." in _answer(_model((90, 70, 20), (90, 30, 10), unit=False))[0]
 
