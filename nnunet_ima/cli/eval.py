@@ -168,6 +168,12 @@ def _add_output(group: Any) -> None:
         "--audit", action="store_true", help="[OPTIONAL] check on up to 16 slices whether the attack can be trusted"
     )
     group.add_argument(
+        "--smallest",
+        action="store_true",
+        help="[OPTIONAL] also look for the smallest noise at which each slice fails (a Dice of 60 %% or less), up to "
+        "the largest level of --noise",
+    )
+    group.add_argument(
         "--volumes",
         action="store_true",
         help="[OPTIONAL] also predict whole cases under attack with nnU-Net's own predictor",
@@ -236,6 +242,8 @@ def _check(args: argparse.Namespace) -> None:
         raise UserError("--attack vanish and --vanish CLASS go together: name the class that should disappear.")
     if args.surface is not None and not (args.surface >= 0 and (args.volumes or args.save_volumes)):
         raise UserError(f"--surface {args.surface:g} must be a tolerance of 0 mm or more, together with --volumes.")
+    if args.smallest and not any(args.noise):
+        raise UserError("--smallest searches up to the largest level of --noise: give one above 0.")
     if args.transfer_from and "transfer" not in args.attack:
         raise UserError(f"--transfer-from {args.transfer_from} is for --attack transfer: add it, or leave this out.")
 
@@ -373,6 +381,7 @@ def _evaluate_one(model: Any, surrogate: Any, preprocessed: Path | None, device:
     """(classes, summary, sweep, pictures, margins) of a model, its own files written; None on ranks other than 0."""
     from nnunet_ima.evaluation.audit import audit
     from nnunet_ima.evaluation.evaluate import evaluate, open_journal, plan, prepare
+    from nnunet_ima.evaluation.smallest import smallest_noises
     from nnunet_ima.evaluation.strong_sample import is_wanted, strong_sample
     from nnunet_ima.evaluation.volumes import KeptNoise, predict_volumes
     from nnunet_ima.nnunet.ranks import rank
@@ -388,6 +397,8 @@ def _evaluate_one(model: Any, surrogate: Any, preprocessed: Path | None, device:
     summary, found = evaluate(subject, choice, journal, keep)
     if is_wanted(choice):
         summary["strong_sample"] = strong_sample(subject, choice, found, journal)
+    if args.smallest:
+        summary["smallest"] = smallest_noises(subject, choice, journal)
     if rank() > 0:
         return None
     if args.audit:
@@ -436,6 +447,7 @@ def _content(evaluated: list[Any], args: argparse.Namespace) -> Any:
 
 def _write(evaluated: list[Any], content: Any, folder: Path) -> None:
     """results.json, slices.csv (of a single model), the curves and the report."""
+    from nnunet_ima.evaluation.smallest import write_smallest
     from nnunet_ima.report.segmentation import write_report
     from nnunet_ima.report.tables import write_results, write_slices
 
@@ -443,6 +455,8 @@ def _write(evaluated: list[Any], content: Any, folder: Path) -> None:
     write_results(folder, content)
     if len(evaluated) == 1:
         write_slices(folder, sweeps[0], classes[0])
+        if "smallest" in content["models"][0]:
+            write_smallest(folder, content["models"][0]["smallest"])
     write_report(folder, content, shown, margins)
 
 

@@ -14,6 +14,7 @@ from nnunet_ima.attacks.apgd import SCHEDULE
 from nnunet_ima.attacks.ball import Norm
 from nnunet_ima.attacks.frozen import Model
 from nnunet_ima.attacks.precision import autocast, native_bfloat16
+from nnunet_ima.attacks.smallest import onto_boundary, smallest
 from nnunet_ima.attacks.threat import Climbing, Common
 from nnunet_ima.attacks.worst import Worst, scores
 from nnunet_ima.segmentation.objectives.dice import SegmentationObjective
@@ -183,6 +184,20 @@ _BLACK_BOX = ("norm", "seed")
 def random_noise(settings: Settings) -> Noise:
     """White noise of exactly the norm of the level: what every attack must beat."""
     return Noise("random", "control", partial(_random, settings), _told(settings, _BLACK_BOX))
+
+
+def _smallest(settings: Settings, target: Target, x: Tensor, y: Tensor, level: float, draws: Draws) -> Tensor:
+    """The nearest point at which the slice fails, at most `level` away; the slice itself where there is none."""
+    told = _common(settings, target.objective(), draws)
+    with autocast(x.device, native_bfloat16(x.device)):
+        point = smallest(target.network, x, y, level, steps=settings.steps // 2, **told)
+    # In float32: what fails in bfloat16 only does not fail.
+    return onto_boundary(target.network, x, y, point, level, target.objective(), settings.norm)
+
+
+def smallest_noise(settings: Settings) -> Noise:
+    """The smallest noise at which a slice fails (Dice of 60 % or less); its level is where the search ends."""
+    return Noise("smallest", "attack", partial(_smallest, settings), _told(settings, ("norm", "steps", "seed")), 200)
 
 
 def attack(name: str, settings: Settings) -> Noise:

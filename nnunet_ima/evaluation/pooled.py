@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from nnunet_ima.errors import UserError
+from nnunet_ima.evaluation.smallest import pooled_smallest
 from nnunet_ima.evaluation.strong_sample import pooled_sample
 from nnunet_ima.evaluation.summary import number, summarise
 from nnunet_ima.evaluation.sweep import Found, Sweep
@@ -54,6 +55,8 @@ def pooled(
     summary["folds"] = [{key: one[key] for key in ("fold", "cases", "slices", "levels")} for one in summaries]
     if all("strong_sample" in one for one in summaries):
         summary["strong_sample"] = pooled_sample([one["strong_sample"] for one in summaries])
+    if all("smallest" in one for one in summaries):
+        summary["smallest"] = pooled_smallest([one["smallest"] for one in summaries])
     if all("audit" in one for one in summaries):
         summary["audit"] = _worst_checks([one["audit"] for one in summaries])
     return summary, together

@@ -1,5 +1,6 @@
 """`report.html`: one file that needs nothing beside it, for people who were not there when it was made."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from markupsafe import Markup
 from nnunet_ima.evaluation.audit import worst_verdict
 from nnunet_ima.files import replacing
 from nnunet_ima.metrics.comparison import MEAN
-from nnunet_ima.plots import save
+from nnunet_ima.plots import png, save
 from nnunet_ima.report.answer import answer
 from nnunet_ima.report.curves import (
     corruption_charts,
@@ -17,6 +18,7 @@ from nnunet_ima.report.curves import (
     level_told,
     noise_charts,
     noise_curves,
+    smallest_curves,
     structure_chart,
 )
 from nnunet_ima.report.pages import new_environment
@@ -37,6 +39,9 @@ def write_report(folder: Path, content: dict[str, Any], shown: Sequence[Shown], 
     with replacing(folder / "report.html") as path:
         path.write_text(page.render(_filled_in(content, shown, margins)), encoding="utf-8")
     save(noise_curves(models), folder, "robustness")
+    smallest = smallest_curves(models)
+    if smallest:
+        save(smallest, folder, "smallest")
     corruptions = corruption_curves(models)
     if corruptions:
         save(corruptions, folder, "corruptions")
@@ -60,6 +65,9 @@ def _filled_in(content: dict[str, Any], shown: Sequence[Shown], margins: Sequenc
         "level_told": [level_told(models[0], level) for level in models[0]["levels"]],
         "case_heads": _case_heads(models),
         "sample_title": sample_title(models[0]) if "strong_sample" in models[0] else "",
+        "smallest": png(smallest) if (smallest := smallest_curves(models)) else "",
+        "smallest_heads": ["case", *(f"{name}: {what}" for name in names(models) for what in ("weakest", "median"))],
+        "smallest_rows": _smallest_rows(models) if smallest else [],
         "fold_heads": ["fold", "cases", *(_head(level, models[0]["unit"]) for level in models[0]["levels"])],
         "curves": curves,
         "curve_key": curve_key,
@@ -83,6 +91,7 @@ def _sections(filled: dict[str, Any]) -> list[tuple[str, str]]:
     sections = [
         ("tested", "What was tested", True),
         ("curves", "Dice against noise", True),
+        ("smallest", "At which noise does each slice fail?", filled["smallest"]),
         ("compared", "Do the models differ?", filled["comparisons"]),
         ("slices", "What it looks like", filled["pictured"]),
         ("corruptions", "Noise that scanners make", filled["corruptions"][0]),
@@ -105,6 +114,21 @@ def _case_heads(models: Sequence[dict[str, Any]]) -> list[str]:
     named = zip(names(models), models, strict=True)
     head = Markup("{:g}<small>{}</small>")
     return ["case", *(head.format(level["noise"], name) for name, model in named for level in model["levels"])]
+
+
+def _smallest_rows(models: Sequence[dict[str, Any]]) -> list[tuple[str, list[str]]]:
+    """Of each case the smallest noise of its weakest slice and the median of its slices, model by model."""
+    rows = []
+    for case in models[0]["smallest"]["profile"]:
+        cells: list[str] = []
+        for model in models:
+            found = model["smallest"]
+            values = found["profile"].get(case, {}).get("noise", [])
+            numbers = sorted(math.inf if value is None else value for value in values)
+            shown = (numbers[0], numbers[(len(numbers) - 1) // 2]) if numbers else (math.nan, math.nan)
+            cells += [f"above {found['largest']:g}" if math.isinf(value) else f"{value:.2f}" for value in shown]
+        rows.append((case, cells))
+    return rows
 
 
 def _pair(row: dict[str, Any], models: Sequence[dict[str, Any]]) -> str:

@@ -87,7 +87,7 @@ def table(models: Sequence[dict[str, Any]]) -> str:
                 ]
     lines += ["", "Noise level at which half of the slices fail"]
     lines += [name.ljust(width) + _half_cell(model) for name, model in zip(labels, models, strict=True)]
-    more = [_sample_lines, _volume_lines, _corruption_lines, _comparison_lines]
+    more = [_sample_lines, _smallest_lines, _volume_lines, _corruption_lines, _comparison_lines]
     return "\n".join([*lines, *(line for part in more for line in part(labels, models, width))])
 
 
@@ -128,6 +128,24 @@ def _corruption_lines(labels: Sequence[str], models: Sequence[dict[str, Any]], w
     for label, model in zip(labels, models, strict=True):
         lines.append(label)
         lines += [f"  {name}".ljust(width) + _cells(one["levels"], "adi") for name, one in model["corruptions"].items()]
+    return lines
+
+
+def _smallest_lines(labels: Sequence[str], models: Sequence[dict[str, Any]], width: int) -> list[str]:
+    if "smallest" not in models[0]:
+        return []
+    heads = (*(f"{float(share):.0%}" for share in models[0]["smallest"]["quantiles"]), "at 0", "lasting")
+    lines = ["", "Smallest noise at which slices fail: quantiles; slices that fail without noise, that never fail"]
+    lines.append("".ljust(width) + "".join(f"{head:>{CELL}}" for head in heads))
+    for label, model in zip(labels, models, strict=True):
+        found = model["smallest"]
+        above = f"above {found['largest']:g}"
+        cells = [above if value is None else f"{value:.2f}" for value in found["quantiles"].values()]
+        cells += [str(found["failing"]), str(found["lasting"])]
+        lines.append(label.ljust(width) + "".join(f"{cell:>{CELL}}" for cell in cells))
+        if found["training_margins"] is not None:
+            margins = "".join(f"{value:>{CELL}.2f}" for value in found["training_margins"].values())
+            lines.append("  margins in training".ljust(width) + margins)
     return lines
 
 

@@ -1,0 +1,64 @@
+"""What the smallest noises of slices say of a model: quantiles, survival, along the axis; by hand."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from nnunet_ima.evaluation.noises import Settings, Target, smallest_noise
+from nnunet_ima.evaluation.smallest import Profile, along_axis, figures, pooled_smallest, survival, training_margins
+from nnunet_ima.segmentation.objectives.dice import SegmentationObjective
+from tests.evaluation.test_sweep import Labels, Network
+
+PROFILE: Profile = {
+    "one": {"slices": [3, 4, 5], "noise": [0.0, 2.0, 4.0]},
+    "two": {"slices": [0, 9], "noise": [6.0, None]},
+}
+
+
+def test_quantiles_and_counts() -> None:
+    found = figures(PROFILE, 8.0, [1.0, 3.0])
+    assert found["median"] == 4.0 and found["quantiles"]["0.95"] is None and found["quantiles"]["0.05"] == 0
+    assert (found["failing"], found["lasting"], found["largest"]) == (1, 1, 8.0)
+    assert found["training_margins"]["0.5"] == 2.0 and figures(PROFILE, 8.0)["training_margins"] is None
+
+
+def test_survival_falls_from_slices_that_are_right_to_those_that_last() -> None:
+    levels, shares = survival(PROFILE, 8.0, 5)
+    assert levels == [0, 2, 4, 6, 8] and shares == pytest.approx([80, 60, 40, 20, 20])
+
+
+def test_along_the_axis() -> None:
+    places, medians = along_axis(PROFILE, 8.0, 2)
+    # First halves: slices 3 and 0; slice 4, in the middle, belongs to the second.
+    assert places == [0.25, 0.75] and medians == [3.0, 4.0]
+
+
+def test_folds_are_pooled() -> None:
+    parts = [figures({case: one}, 8.0) for case, one in PROFILE.items()]
+    assert pooled_smallest(parts) == figures(PROFILE, 8.0)
+
+
+def test_margins_come_from_the_checkpoint(tmp_path: Path) -> None:
+    file = tmp_path / "checkpoint.pth"
+    torch.save({"ima": {"store": {"margins": torch.tensor([1.0, 2.0, 3.0]), "visits": torch.tensor([1, 0, 2])}}}, file)
+    assert training_margins(file) == [1.0, 3.0]
+    torch.save({"network_weights": {}}, file)
+    assert training_margins(file) == []
+
+
+@pytest.mark.parametrize("norm", ["l2", "linf"])
+def test_a_slice_fails_at_its_smallest_noise_and_not_before(norm: str) -> None:
+    network = Network().eval()
+    x = torch.randn(6, 1, 12, 12, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        y = network(x).argmax(1, keepdim=True)
+    noise, objective = smallest_noise(Settings(norm=norm)), SegmentationObjective(2)  # type: ignore[arg-type]
+    largest = 20.0 if norm == "l2" else 3.0
+    found = noise(Target(network, Labels()), x, y, largest, [str(row) for row in range(6)])
+    delta = found - x
+    size = delta.flatten(1).norm(dim=1) if norm == "l2" else delta.flatten(1).abs().amax(1)
+    assert bool((size > 0).all()) and bool((size <= largest).all())
+    with torch.no_grad():
+        assert not objective.correct(network(found), y).any()
+        assert objective.correct(network(x + 0.99 * delta), y).all()
