@@ -214,3 +214,22 @@ def test_the_smallest_noise_of_each_slice(ready: Workspace, capsys: pytest.Captu
     assert (folder / "smallest.png").is_file()
     with pytest.raises(UserError, match="--smallest searches up to the largest level of --noise: give one above 0"):
         evaluated("--noise", "0", "-f", "0", "--smallest")
+
+
+def test_a_certificate(ready: Workspace, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of two folds, in the table and the report; what is certain is never more than what the smoothed model has."""
+    flags = ("--noise", "4", "-o", str(tmp_path), "--certify", "0.2", "--certify-samples", "80")
+    evaluated(*flags, "-f", "0,1")
+    assert "Certified Dice (%) of the model smoothed by Gaussian noise of 0.2 SD" in capsys.readouterr().out
+    folder = tmp_path / f"{MODEL}__crossval_results_folds_0_1"
+    found = json.loads((folder / "results.json").read_text())["models"][0]["certified"]
+    assert [level["threshold"] for level in found["levels"]] == [0.75]
+    assert found["levels"][0]["radius"] == pytest.approx(0.2 * 0.6745, abs=1e-3)
+    assert 0 <= found["levels"][0]["adi"] <= found["adi"] and 0 <= found["levels"][0]["abstained"] <= 100
+    assert "What is certain?" in (folder / "report.html").read_text()
+    for sigma in ("0", "-1", "nan"):
+        with pytest.raises(UserError, match=r"--certify .* must be above 0"):
+            evaluated("--noise", "4", "--certify", sigma)
+    with pytest.raises(UserError, match=r"--certify-samples 5 can certify nothing"):
+        evaluated("--noise", "4", "-f", "0", "-o", str(tmp_path / "few"), "--certify", "1", "--certify-samples", "5")
+    assert not (tmp_path / "few").exists()

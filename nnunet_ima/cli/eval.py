@@ -1,6 +1,7 @@
 """`nnunet-ima-eval`: how fast Dice falls under attack, per trained model."""
 
 import argparse
+import math
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -174,6 +175,20 @@ def _add_output(group: Any) -> None:
         "the largest level of --noise",
     )
     group.add_argument(
+        "--certify",
+        type=float,
+        metavar="SIGMA",
+        help="[OPTIONAL] also certify the model smoothed by Gaussian noise of this standard deviation (in SD): a Dice "
+        "that no noise of a stated norm can take from it",
+    )
+    group.add_argument(
+        "--certify-samples",
+        type=positive,
+        default=300,
+        metavar="N",
+        help="[OPTIONAL] answers per slice of --certify; more certify larger norms; default: 300",
+    )
+    group.add_argument(
         "--volumes",
         action="store_true",
         help="[OPTIONAL] also predict whole cases under attack with nnU-Net's own predictor",
@@ -242,6 +257,8 @@ def _check(args: argparse.Namespace) -> None:
         raise UserError("--attack vanish and --vanish CLASS go together: name the class that should disappear.")
     if args.surface is not None and not (args.surface >= 0 and (args.volumes or args.save_volumes)):
         raise UserError(f"--surface {args.surface:g} must be a tolerance of 0 mm or more, together with --volumes.")
+    if args.certify is not None and not 0 < args.certify < math.inf:
+        raise UserError(f"--certify {args.certify:g} must be above 0: the standard deviation of the noise, in SD.")
     if args.smallest and not any(args.noise):
         raise UserError("--smallest searches up to the largest level of --noise: give one above 0.")
     if args.transfer_from and "transfer" not in args.attack:
@@ -380,6 +397,7 @@ def _evaluate(
 def _evaluate_one(model: Any, surrogate: Any, preprocessed: Path | None, device: Any, args: argparse.Namespace) -> Any:
     """(classes, summary, sweep, pictures, margins) of a model, its own files written; None on ranks other than 0."""
     from nnunet_ima.evaluation.audit import audit
+    from nnunet_ima.evaluation.certify import certify, most_pixels, reachable
     from nnunet_ima.evaluation.evaluate import evaluate, open_journal, plan, prepare
     from nnunet_ima.evaluation.smallest import smallest_noises
     from nnunet_ima.evaluation.strong_sample import is_wanted, strong_sample
@@ -389,6 +407,9 @@ def _evaluate_one(model: Any, surrogate: Any, preprocessed: Path | None, device:
 
     choice, own = _choice(args), _own_folder(model, args)
     subject = prepare(model, choice, preprocessed, device, surrogate)
+    if args.certify is not None:
+        # Before hours of attacks.
+        reachable(args.certify_samples, most_pixels(subject))
     if rank() == 0:
         print(f"{model}: {len(subject.slices)} slices of {len(subject.cases.names)} cases", flush=True)
     wanted = args.volumes or args.save_volumes
@@ -397,6 +418,8 @@ def _evaluate_one(model: Any, surrogate: Any, preprocessed: Path | None, device:
     summary, found = evaluate(subject, choice, journal, keep)
     if is_wanted(choice):
         summary["strong_sample"] = strong_sample(subject, choice, found, journal)
+    if args.certify is not None:
+        summary["certified"] = certify(subject, choice, args.certify, args.certify_samples, journal)
     if args.smallest:
         summary["smallest"] = smallest_noises(subject, choice, journal)
     if rank() > 0:

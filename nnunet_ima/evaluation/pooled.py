@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from nnunet_ima.errors import UserError
+from nnunet_ima.evaluation.certify import pooled_certificate
 from nnunet_ima.evaluation.smallest import pooled_smallest
 from nnunet_ima.evaluation.strong_sample import pooled_sample
 from nnunet_ima.evaluation.summary import number, summarise
@@ -55,6 +56,8 @@ def pooled(
     summary["folds"] = [{key: one[key] for key in ("fold", "cases", "slices", "levels")} for one in summaries]
     if all("strong_sample" in one for one in summaries):
         summary["strong_sample"] = pooled_sample([one["strong_sample"] for one in summaries])
+    if all("certified" in one for one in summaries):
+        summary["certified"] = pooled_certificate([one["certified"] for one in summaries], slices)
     if all("smallest" in one for one in summaries):
         summary["smallest"] = pooled_smallest([one["smallest"] for one in summaries])
     if all("audit" in one for one in summaries):

@@ -23,7 +23,7 @@ from nnunet_ima.report.curves import (
 )
 from nnunet_ima.report.pages import new_environment
 from nnunet_ima.report.pictures import MAGNIFICATION, Picture
-from nnunet_ima.report.tables import FAILED, FIGURES, names, sample_title
+from nnunet_ima.report.tables import FAILED, FIGURES, certified_title, names, sample_title
 
 Shown = tuple[float, Sequence[Picture]]
 """The noise level shown first, and the pictures of a model."""
@@ -65,6 +65,8 @@ def _filled_in(content: dict[str, Any], shown: Sequence[Shown], margins: Sequenc
         "level_told": [level_told(models[0], level) for level in models[0]["levels"]],
         "case_heads": _case_heads(models),
         "sample_title": sample_title(models[0]) if "strong_sample" in models[0] else "",
+        "certified_title": certified_title(models[0]) if "certified" in models[0] else "",
+        "certified_heads": ["model", "radius 0", *_radii(models)],
         "smallest": png(smallest) if (smallest := smallest_curves(models)) else "",
         "smallest_heads": ["case", *(f"{name}: {what}" for name in names(models) for what in ("weakest", "median"))],
         "smallest_rows": _smallest_rows(models) if smallest else [],
@@ -92,6 +94,7 @@ def _sections(filled: dict[str, Any]) -> list[tuple[str, str]]:
         ("tested", "What was tested", True),
         ("curves", "Dice against noise", True),
         ("smallest", "At which noise does each slice fail?", filled["smallest"]),
+        ("certified", "What is certain?", filled["certified_title"]),
         ("compared", "Do the models differ?", filled["comparisons"]),
         ("slices", "What it looks like", filled["pictured"]),
         ("corruptions", "Noise that scanners make", filled["corruptions"][0]),
@@ -114,6 +117,11 @@ def _case_heads(models: Sequence[dict[str, Any]]) -> list[str]:
     named = zip(names(models), models, strict=True)
     head = Markup("{:g}<small>{}</small>")
     return ["case", *(head.format(level["noise"], name) for name, model in named for level in model["levels"])]
+
+
+def _radii(models: Sequence[dict[str, Any]]) -> list[str]:
+    levels = models[0].get("certified", {}).get("levels", [])
+    return [f"radius {level['radius']:.2g}" for level in levels]
 
 
 def _smallest_rows(models: Sequence[dict[str, Any]]) -> list[tuple[str, list[str]]]:

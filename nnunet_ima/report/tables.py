@@ -87,7 +87,7 @@ def table(models: Sequence[dict[str, Any]]) -> str:
                 ]
     lines += ["", "Noise level at which half of the slices fail"]
     lines += [name.ljust(width) + _half_cell(model) for name, model in zip(labels, models, strict=True)]
-    more = [_sample_lines, _smallest_lines, _volume_lines, _corruption_lines, _comparison_lines]
+    more = [_sample_lines, _smallest_lines, _certified_lines, _volume_lines, _corruption_lines, _comparison_lines]
     return "\n".join([*lines, *(line for part in more for line in part(labels, models, width))])
 
 
@@ -146,6 +146,27 @@ def _smallest_lines(labels: Sequence[str], models: Sequence[dict[str, Any]], wid
         if found["training_margins"] is not None:
             margins = "".join(f"{value:>{CELL}.2f}" for value in found["training_margins"].values())
             lines.append("  margins in training".ljust(width) + margins)
+    return lines
+
+
+def certified_title(model: dict[str, Any]) -> str:
+    found = model["certified"]
+    return (
+        f"Certified Dice (%) of the model smoothed by Gaussian noise of {found['sigma']:g} SD ({found['samples']} "
+        "answers a slice): no noise up to the radius leaves less"
+    )
+
+
+def _certified_lines(labels: Sequence[str], models: Sequence[dict[str, Any]], width: int) -> list[str]:
+    if "certified" not in models[0]:
+        return []
+    levels = models[0]["certified"]["levels"]
+    lines = ["", certified_title(models[0])]
+    lines.append("radius (L2)".ljust(width) + f"{0:>{CELL}}" + "".join(f"{one['radius']:>{CELL}.2f}" for one in levels))
+    for label, model in zip(labels, models, strict=True):
+        found = model["certified"]
+        lines.append(label.ljust(width) + _cell(found["adi"]) + _cells(found["levels"], "adi"))
+        lines.append("  pixels that abstain".ljust(width) + " " * CELL + _cells(found["levels"], "abstained"))
     return lines
 
 
