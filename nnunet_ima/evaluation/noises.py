@@ -188,11 +188,20 @@ def random_noise(settings: Settings) -> Noise:
 
 def _smallest(settings: Settings, target: Target, x: Tensor, y: Tensor, level: float, draws: Draws) -> Tensor:
     """The nearest point at which the slice fails, at most `level` away; the slice itself where there is none."""
-    told = _common(settings, target.objective(), draws)
+    network, objective = target.network, target.objective()
     with autocast(x.device, native_bfloat16(x.device)):
-        point = smallest(target.network, x, y, level, steps=settings.steps // 2, **told)
+        point = smallest(network, x, y, level, steps=settings.steps // 2, **_common(settings, objective, draws))
+        with torch.no_grad():
+            fails = ~objective.correct(network(x), y)
     # In float32: what fails in bfloat16 only does not fail.
-    return onto_boundary(target.network, x, y, point, level, target.objective(), settings.norm)
+    point = onto_boundary(network, x, y, point, level, objective, settings.norm)
+    with torch.no_grad():
+        rows = torch.nonzero(fails & objective.correct(network(x), y)).squeeze(1)
+    if len(rows):
+        # The search in bfloat16 took these for lost; their boundary is near.
+        told = _common(settings, objective, [draws[row] for row in rows.tolist()])
+        point[rows] = smallest(network, x[rows], y[rows], level, steps=settings.steps // 2, **told)
+    return point
 
 
 def smallest_noise(settings: Settings) -> Noise:

@@ -47,6 +47,26 @@ def test_margins_come_from_the_checkpoint(tmp_path: Path) -> None:
     assert training_margins(file) == []
 
 
+def test_a_slice_that_reduced_precision_takes_for_lost_is_searched_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its Dice is above the threshold in float32 only, so that its boundary is near."""
+    network = Network().eval()
+    x = torch.randn(4, 1, 12, 12, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        y = network(x).argmax(1, keepdim=True)
+
+    class Coarse(Network):
+        """Finds nothing in reduced precision."""
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            logits = super().forward(images)
+            return torch.zeros_like(logits) if torch.is_autocast_enabled("cpu") else logits
+
+    monkeypatch.setattr("nnunet_ima.evaluation.noises.native_bfloat16", lambda _: True)
+    found = smallest_noise(Settings())(Target(Coarse().eval(), Labels()), x, y, 20.0, [str(row) for row in range(4)])
+    with torch.no_grad():
+        assert not SegmentationObjective(2).correct(network(found), y).any()
+
+
 @pytest.mark.parametrize("norm", ["l2", "linf"])
 def test_a_slice_fails_at_its_smallest_noise_and_not_before(norm: str) -> None:
     network = Network().eval()
