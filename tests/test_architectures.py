@@ -1,4 +1,4 @@
-"""Networks and trainers that nnU-Net's users have beside the plain U-Net: hardened and attacked through the commands."""
+"""Networks and trainers of nnU-Net beside the plain U-Net and its own trainer, hardened and attacked."""
 
 import json
 import shutil
@@ -35,10 +35,8 @@ def results(workspace: Workspace, in_process: Workspace) -> Iterator[Path]:
 
 def attacked(tmp_path: Path, plans: str, trainer: str, *flags: str) -> dict[str, Any]:
     """What nnunet-ima-eval finds of one model."""
-    evaluate(
-        ["-d", "902", "-p", plans, "-tr", trainer, "-device", "cpu", "--noise", "20", "--steps", "4", *flags]
-        + ["-o", str(tmp_path / "out")]
-    )
+    which = ("-d", "902", "-p", plans, "-tr", trainer, "-device", "cpu", "-o", str(tmp_path / "out"))
+    evaluate([*which, "--noise", "20", "--steps", "4", *flags])
     content = json.loads((tmp_path / "out" / "results.json").read_text())
     model: dict[str, Any] = content["models"][0]
     return model

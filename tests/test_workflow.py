@@ -262,7 +262,7 @@ def test_killed_at_any_moment_it_continues_and_ends_with_the_same(
     ready: Workspace, tmp_path: Path, kills: tuple[int, ...]
 ) -> None:
     """kills: the lengths of the journal at which the process is killed."""
-    flags = ["--noise", "1,3", "--steps", "5", "--batch-size", "2"]
+    flags = ["--noise", "1,3", "--steps", "5", "--batch-size", "2", "--smallest", "--certify", "0.2"]
     undisturbed = _evaluated(tmp_path / "undisturbed", *flags)
     other = tmp_path / "killed"
     journal = other / f"{IMA}__fold_0" / "journal" / "rank0.jsonl"
@@ -360,6 +360,7 @@ def large_case(images: Path, labels: Path, number: int, side: int = 256, depth: 
 @pytest.mark.slow
 def test_two_processes_find_what_one_finds(ready: Workspace, tmp_path: Path) -> None:
     flags = ["--noise", "1,3", "--attack", "pgd,square", "--steps", "5", "--queries", "10", "--batch-size", "4"]
+    flags += ["--smallest", "--certify", "0.2", "--certify-samples", "60"]
     alone = _evaluated(tmp_path / "one", *flags)
     subprocess.run(
         [
