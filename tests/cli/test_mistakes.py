@@ -25,7 +25,7 @@ without_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="needs a mach
 def test_bad_noise_levels_are_bad_usage(
     workspace: Workspace, noise: str, message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from nnunet_ima.cli.eval import parser
+    from nnunet_ima.cli.eval_flags import parser
 
     with pytest.raises(SystemExit) as exit_:
         parser().parse_args([f"--noise={noise}"])
@@ -43,7 +43,7 @@ def test_bad_noise_levels_are_bad_usage(
     ],
 )
 def test_unknown_noises_are_bad_usage(flags: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
-    from nnunet_ima.cli.eval import parser
+    from nnunet_ima.cli.eval_flags import parser
 
     with pytest.raises(SystemExit) as exit_:
         parser().parse_args(["--noise", "5", *flags])
