@@ -11,6 +11,7 @@ import nibabel
 import numpy as np
 import pytest
 import torch
+from nnunetv2.evaluation.evaluate_predictions import compute_metrics_on_folder_simple
 from nnunetv2.run.run_training import get_trainer_from_args
 
 from nnunet_ima.cli.eval import evaluate
@@ -134,7 +135,8 @@ def test_an_ensemble_is_what_nnunet_predicts_with(
     """Without noise the counts are those of nnUNetv2_predict's own files, under attack the Dice falls."""
     images, labels = unseen
     flags = ["--noise", "20", "--slices", "all", "-i", str(images), "-gt", str(labels), "-o", str(tmp_path / "out")]
-    evaluated("--ensemble", *flags, *(["--mirroring"] if mirroring else []))
+    # Whole volumes are always mirrored.
+    evaluated("--ensemble", *flags, *(["--mirroring", "--volumes"] if mirroring else []))
     found = rows_of(tmp_path / "out" / f"{MODEL}__ensemble_folds_0_1")
     ready.run(
         "nnUNetv2_predict_from_modelfolder",
@@ -163,6 +165,11 @@ def test_an_ensemble_is_what_nnunet_predicts_with(
     clean, noisy = (level["tvdi"] for level in results["models"][0]["levels"])
     assert noisy < clean and results["models"][0]["ensemble"] == "yes"
     assert results["settings"]["mirroring"] is mirroring
+    if mirroring:
+        compute_metrics_on_folder_simple(str(labels), str(tmp_path / "predicted"), (1, 2), num_processes=1)
+        theirs = json.loads((tmp_path / "predicted" / "summary.json").read_text())
+        ours = results["models"][0]["volumes"][0]["foreground_dice"]
+        assert ours == pytest.approx(100 * theirs["foreground_mean"]["Dice"], abs=0.05)
 
 
 def test_folds_that_do_not_fit_are_refused(
