@@ -1,6 +1,7 @@
 """Several folds, each attacked on the cases that it has not seen, as one: cross-validated robustness."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -54,14 +55,15 @@ def pooled(
     summary = summarise(model, together, summaries[0]["classes"], pixels, units, summaries[0]["unit"] or "")
     summary["checkpoint_sha256"] = "+".join(one["checkpoint_sha256"] for one in summaries)
     summary["folds"] = [{key: one[key] for key in ("fold", "cases", "slices", "levels")} for one in summaries]
-    if all("strong_sample" in one for one in summaries):
-        summary["strong_sample"] = pooled_sample([one["strong_sample"] for one in summaries])
-    if all("certified" in one for one in summaries):
-        summary["certified"] = pooled_certificate([one["certified"] for one in summaries], slices)
-    if all("smallest" in one for one in summaries):
-        summary["smallest"] = pooled_smallest([one["smallest"] for one in summaries])
-    if all("audit" in one for one in summaries):
-        summary["audit"] = _worst_checks([one["audit"] for one in summaries])
+    on_request: dict[str, Callable[[list[Any]], Any]] = {
+        "strong_sample": pooled_sample,
+        "certified": partial(pooled_certificate, slices=slices),
+        "smallest": pooled_smallest,
+        "audit": _worst_checks,
+    }
+    for key, combine in on_request.items():
+        if all(key in one for one in summaries):
+            summary[key] = combine([one[key] for one in summaries])
     return summary, together
 
 

@@ -35,11 +35,11 @@ def write_report(folder: Path, content: dict[str, Any], shown: Sequence[Shown], 
     content: of `report.results`; shown, margins: per model the noise level and the pictures of its slices, and its
     margins histogram (base64 PNG), where it has one."""
     models = content["models"]
+    smallest = smallest_curves(models)
     page = new_environment().get_template("report.html.j2")
     with replacing(folder / "report.html") as path:
-        path.write_text(page.render(_filled_in(content, shown, margins)), encoding="utf-8")
+        path.write_text(page.render(_filled_in(content, shown, margins, smallest)), encoding="utf-8")
     save(noise_curves(models), folder, "robustness")
-    smallest = smallest_curves(models)
     if smallest:
         save(smallest, folder, "smallest")
     corruptions = corruption_curves(models)
@@ -50,8 +50,10 @@ def write_report(folder: Path, content: dict[str, Any], shown: Sequence[Shown], 
             save(picture.figure, folder, f"slice_{picture.name.lower()}")
 
 
-def _filled_in(content: dict[str, Any], shown: Sequence[Shown], margins: Sequence[str | None]) -> dict[str, Any]:
-    """What the template is given."""
+def _filled_in(
+    content: dict[str, Any], shown: Sequence[Shown], margins: Sequence[str | None], smallest: Any
+) -> dict[str, Any]:
+    """What the template is given. smallest: the figure of the smallest noises, None without."""
     models, comparisons = content["models"], content["comparisons"]
     levels = [level["noise"] for level in models[0]["levels"]]
     curves, curve_key = noise_charts(models)
@@ -67,7 +69,7 @@ def _filled_in(content: dict[str, Any], shown: Sequence[Shown], margins: Sequenc
         "sample_title": sample_title(models[0]) if "strong_sample" in models[0] else "",
         "certified_title": certified_title(models[0]) if "certified" in models[0] else "",
         "certified_heads": ["model", "radius 0", *_radii(models)],
-        "smallest": png(smallest) if (smallest := smallest_curves(models)) else "",
+        "smallest": png(smallest) if smallest else "",
         "smallest_heads": ["case", *(f"{name}: {what}" for name in names(models) for what in ("weakest", "median"))],
         "smallest_rows": _smallest_rows(models) if smallest else [],
         "fold_heads": ["fold", "cases", *(_head(level, models[0]["unit"]) for level in models[0]["levels"])],

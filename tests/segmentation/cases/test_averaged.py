@@ -6,27 +6,13 @@ from typing import Any
 import pytest
 import torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
-from torch import Tensor, nn
+from torch import Tensor
 
 from nnunet_ima.attacks.frozen import frozen
 from nnunet_ima.segmentation.cases.averaged import AveragedNetwork
+from tests.evaluation.test_sweep import Network
 
 AXES = [(), (0,), (1,), (0, 1)]
-
-
-class Member(nn.Module):
-    """Not the same for a mirrored image; `calls` counts its forwards."""
-
-    def __init__(self, seed: int) -> None:
-        super().__init__()
-        torch.manual_seed(seed)
-        self.layers = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.Tanh(), nn.Conv2d(4, 3, 3, padding=1))
-        self.calls = 0
-
-    def forward(self, x: Tensor) -> Tensor:
-        self.calls += 1
-        out: Tensor = self.layers(x)
-        return out
 
 
 def images() -> Tensor:
@@ -35,7 +21,7 @@ def images() -> Tensor:
 
 @pytest.mark.parametrize("axes", AXES)
 def test_it_is_what_nnunet_predicts_with(axes: tuple[int, ...]) -> None:
-    members, x = [Member(0), Member(1), Member(2)], images()
+    members, x = [Network(0), Network(1), Network(2)], images()
     each = []
     for member in members:
         predictor: Any = SimpleNamespace(network=member, use_mirroring=True, allowed_mirroring_axes=axes or None)
@@ -47,7 +33,7 @@ def test_it_is_what_nnunet_predicts_with(axes: tuple[int, ...]) -> None:
 
 @pytest.mark.parametrize("axes", AXES)
 def test_its_gradient_is_that_of_the_whole_graph(axes: tuple[int, ...]) -> None:
-    members = [Member(0), Member(1)]
+    members = [Network(0), Network(1)]
     mean, x = AveragedNetwork(members, axes).eval(), images().requires_grad_()
     weights = torch.randn(2, 3, 9, 7, generator=torch.Generator().manual_seed(1))
     flips = mean.flips
@@ -63,7 +49,7 @@ def test_its_gradient_is_that_of_the_whole_graph(axes: tuple[int, ...]) -> None:
 
 
 def test_without_gradients_nothing_is_computed_twice() -> None:
-    member = Member(0)
+    member = Network(0)
     AveragedNetwork([member], (0, 1)).eval()(images())
     assert member.calls == 4
 
@@ -78,7 +64,7 @@ def test_activations_of_one_member_are_kept_at_a_time() -> None:
             sizes.append(tensor.numel())
             return tensor
 
-        mean, x = AveragedNetwork([Member(seed) for seed in range(count)], (0, 1)).eval(), images().requires_grad_()
+        mean, x = AveragedNetwork([Network(seed) for seed in range(count)], (0, 1)).eval(), images().requires_grad_()
         with frozen(mean), torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
             mean(x)
         return sum(sizes)
