@@ -22,7 +22,7 @@ from nnunet_ima.attacks.boundary import bpgd
 from nnunet_ima.attacks.frozen import frozen
 from nnunet_ima.attacks.pgd import pgd
 from nnunet_ima.cli.common import device_name, positive
-from nnunet_ima.segmentation.loader import loader_of, slice_ids
+from nnunet_ima.segmentation.loader import loader_of, sample_ids
 
 Slices = tuple[Tensor, Tensor, Tensor, Tensor]
 """Images, references, what is padding (bool), margins."""
@@ -56,7 +56,7 @@ def drawn(trainer: Any) -> Slices:
     batch = next(trainer.dataloader_train)
     target = batch["target"][0]
     margins = [
-        trainer.ima.store.get([sample]).item() if sample in trainer.ima.store else 0.0 for sample in slice_ids(batch)
+        trainer.ima.store.get([sample]).item() if sample in trainer.ima.store else 0.0 for sample in sample_ids(batch)
     ]
     return batch["data"], target.clamp_min(0), (target[:, :1] < 0), torch.tensor(margins)
 

@@ -16,7 +16,7 @@ from step_time import add_model_arguments, build
 from nnunet_ima.attacks.boundary import Boundary, bpgd
 from nnunet_ima.attacks.frozen import frozen
 from nnunet_ima.cli.common import device_name, positive
-from nnunet_ima.segmentation.loader import slice_ids
+from nnunet_ima.segmentation.loader import sample_ids
 
 
 def parse() -> argparse.Namespace:
@@ -28,7 +28,7 @@ def parse() -> argparse.Namespace:
 
 def attacked(trainer: Any, batch: dict[str, Any], dtype: torch.dtype) -> Boundary:
     """BPGD of the batch within its margins, under autocast to `dtype`."""
-    known = [sample if sample in trainer.ima.store else None for sample in slice_ids(batch)]
+    known = [sample if sample in trainer.ima.store else None for sample in sample_ids(batch)]
     margin = torch.tensor([trainer.ima.store.get([sample]).item() if sample else 0.0 for sample in known])
     device = trainer.device
     with (

@@ -241,7 +241,7 @@ def test_the_attributes_are_there(ours: str, module: str, name: str, attributes:
 
 
 def test_the_loader_is_a_global_of_the_trainers_module() -> None:
-    assert _named(TRAINER, "nnUNetDataLoader") is _named(LOADER, "nnUNetDataLoader"), "see loader.py, naming_slices"
+    assert _named(TRAINER, "nnUNetDataLoader") is _named(LOADER, "nnUNetDataLoader"), "see loader.py, naming_blocks"
 
 
 @pytest.mark.slow

@@ -132,7 +132,7 @@ def device() -> Link:
 
 def data_set(identifier: str) -> Iterator[Link]:
     from nnunet_ima.nnunet.dataset_names import dataset_name
-    from nnunet_ima.nnunet.plans import is_2d, read_plans
+    from nnunet_ima.nnunet.plans import is_second_stage, read_plans
     from nnunet_ima.segmentation.settings import Settings
 
     try:
@@ -144,10 +144,7 @@ def data_set(identifier: str) -> Iterator[Link]:
         yield Link("OK", "data set", name)
         for file in files:
             plans = read_plans(file)
-            fit = [each for each in plans["configurations"] if is_2d(plans, each)]
-            if not fit:
-                yield Link("WARN", file.stem, "no 2D configuration", "plan one with -c 2d to train it with IMA")
-                continue
+            fit = [each for each in plans["configurations"] if not is_second_stage(plans, each)]
             block, usual = Settings.of(plans).block(), Settings().block()
             own = [f"{key} {value}" for key, value in flat(block).items() if value != flat(usual).get(key)]
             yield from preprocessed(file.stem, folder, plans, fit, f"settings: {', '.join(own) or 'default'}")

@@ -13,7 +13,7 @@ from nnunet_ima.errors import UserError
 from nnunet_ima.files import replacing
 from nnunet_ima.methods.registry import methods, parse_settings
 from nnunet_ima.nnunet.dataset_names import dataset_name
-from nnunet_ima.nnunet.plans import check_dataset, configuration, is_2d, read_plans, set_features
+from nnunet_ima.nnunet.plans import check_dataset, configuration, is_second_stage, read_plans, set_features
 from nnunet_ima.segmentation.objectives.in_turn import ATTACK_LOSSES
 from nnunet_ima.segmentation.settings import PAPER, Settings, paper_settings
 
@@ -28,7 +28,7 @@ def parser() -> argparse.ArgumentParser:
         "shared with the original plans. Train with: nnUNetv2_train D4 2d 0 -tr nnUNetTrainerIMA -p nnUNetPlansIMA",
     )
     result.add_argument("-d", required=True, metavar="DATASET", help="data set: D4, 4 or Dataset004_Hippocampus")
-    result.add_argument("-c", default="2d", metavar="CONFIGURATION", help="[OPTIONAL] a 2D configuration; default: 2d")
+    result.add_argument("-c", default="2d", metavar="CONFIGURATION", help="[OPTIONAL] a configuration; default: 2d")
     result.add_argument(
         "-p", default="nnUNetPlans", metavar="PLANS", help="[OPTIONAL] plans to copy; default: nnUNetPlans"
     )
@@ -131,6 +131,13 @@ def parser() -> argparse.ArgumentParser:
         help="[OPTIONAL] keep N checkpoints evenly over the training, for nnunet-ima-ladder; default: 0, none",
     )
     result.add_argument(
+        "--recompute",
+        type=_on,
+        metavar="on|off",
+        help="[OPTIONAL] compute activations of training passes again for their gradient, so that an attack method "
+        "needs no more memory than nnU-Net, for about two more forward passes a step; default: on in 3D, off in 2D",
+    )
+    result.add_argument(
         "--attack-precision",
         choices=PRECISIONS,
         help="[OPTIONAL] precision of attacks; default: auto, half where the device computes it natively",
@@ -174,6 +181,12 @@ def _add_preview_arguments(group: Any) -> None:
     group.add_argument("-device", choices=["cuda", "cpu", "mps"], help="[OPTIONAL] default: cuda, cpu without one")
 
 
+def _on(text: str) -> bool:
+    if text not in ("on", "off"):
+        raise UserError(f"--recompute must be on or off, got {text!r}.")
+    return text == "on"
+
+
 def plan(arguments: list[str] | None = None) -> None:
     args = parser().parse_args(arguments)
     dataset = dataset_name(args.d)
@@ -186,8 +199,11 @@ def plan(arguments: list[str] | None = None) -> None:
     if target.exists() and "ima" not in read_plans(target):
         raise UserError(f"{target} exists and was not written by nnunet-ima-plan: give another name with -o.")
     check_dataset(plans, dataset)
-    if not is_2d(plans, args.c):
-        raise UserError(f"-c {args.c}: IMA trains plain 2D configurations only; use -c 2d.")
+    if is_second_stage(plans, args.c):
+        raise UserError(
+            f"-c {args.c}: the second stage of a cascade, whose input is partly a segmentation, is not trained with "
+            "noise; use 2d, 3d_lowres or 3d_fullres."
+        )
     settings = _settings(args, paper_settings(int(dataset[7:10])) if args.preset else Settings())
     plans |= {"plans_name": target_name, "ima": settings.block()}
     if args.batch_size:
@@ -249,9 +265,9 @@ def _report(target: Path, dataset: str, name: str, settings: Settings, patch: tu
     noise_max = settings.resolved_noise_max(channels, patch)
     rms = noise_max / math.sqrt(channels * math.prod(patch))
     print(f"Wrote {target}")
-    print(f"  largest noise level {noise_max:.4g} on patches of {channels} x {patch[0]} x {patch[1]}")
+    print(f"  largest noise level {noise_max:.4g} on patches of {' x '.join(map(str, (channels, *patch)))}")
     if settings.norm == "l2":
-        print(f"  that is a root mean square of {rms:.3f} SD per pixel")
+        print(f"  that is a root mean square of {rms:.3f} SD per {'pixel' if len(patch) == 2 else 'voxel'}")
     print("Train with:")
     print(f"  nnUNetv2_train {int(dataset[7:10])} {name} 0 -tr nnUNetTrainerIMA -p {target.stem}")
 

@@ -35,9 +35,14 @@ def configuration(plans: dict[str, Any], name: str) -> dict[str, Any]:
 
 
 def is_2d(plans: dict[str, Any], name: str) -> bool:
-    """Whether IMA can train, and this package evaluate, the configuration."""
+    """Whether the configuration is one of slices."""
     chosen = configuration(plans, name)
     return len(chosen["patch_size"]) == 2 and not chosen.get("previous_stage")
+
+
+def is_second_stage(plans: dict[str, Any], name: str) -> bool:
+    """Whether the configuration's input holds the segmentation of another one, as in nnU-Net's cascade."""
+    return bool(configuration(plans, name).get("previous_stage"))
 
 
 def set_features(plans: dict[str, Any], name: str, features: Sequence[int]) -> None:

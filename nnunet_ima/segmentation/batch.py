@@ -10,7 +10,7 @@ from torch import Tensor
 
 from nnunet_ima.attacks.frozen import Model
 from nnunet_ima.attacks.objective import Objective
-from nnunet_ima.segmentation.loader import SliceId
+from nnunet_ima.segmentation.blocks import SampleId
 
 
 def _take(parts: Any, rows: Any) -> Any:
@@ -54,7 +54,7 @@ class SegmentationBatch:
 
     x: Tensor
     target: Any
-    ids: Sequence[SliceId]
+    ids: Sequence[SampleId | None]
     objective: Objective
     clean: SegmentationPass
     shared_logits: Tensor | None

@@ -33,12 +33,13 @@ def check_device(device: torch.device) -> None:
 
 
 def check_configuration(plans: dict[str, Any], name: str, trainer: str) -> None:
-    """nnU-Net's 3D and cascade configurations are refused."""
-    chosen = configuration(plans, name)
-    if len(chosen["patch_size"]) != 2:
-        raise UserError(f"Configuration {name}: {trainer} trains 2D configurations only; use 2d.")
-    if chosen.get("previous_stage"):
-        raise UserError(f"Configuration {name}: {trainer} does not train cascades; use 2d.")
+    """The second stage of a cascade is refused."""
+    previous = configuration(plans, name).get("previous_stage")
+    if previous:
+        raise UserError(
+            f"Configuration {name}: {trainer} does not train the second stage of a cascade, whose input is partly the "
+            f"segmentation of the first and not an image; train {previous} or 3d_fullres."
+        )
 
 
 def check_dataset(plans: dict[str, Any], dataset_json: dict[str, Any]) -> None:

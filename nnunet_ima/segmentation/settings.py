@@ -36,6 +36,9 @@ class Settings:
     awp: AWP's gamma, the size of the noise on the weights as a share of each layer's norm; 0: none.
     attack_loss: what attacks climb in training: `nnunet`, nnU-Net's own loss per slice, or `in_turn`, step by step that
         and the losses of the ensemble `strong`.
+    recompute: whether training passes keep their input only and compute their activations again for the gradient, so
+        that a step of an attack method needs no more memory than a plain one, for about two more forward passes; None:
+        in 3D only.
     attack_precision: `float32` or `bfloat16`, or `auto`: on the CPU bfloat16 where the processor computes it natively,
         else float32; on CUDA the float16 of nnU-Net's own autocast.
     val_noise: noise level of a short attack on nnU-Net's validation batches in each epoch, which shows how robust the
@@ -58,6 +61,7 @@ class Settings:
     ema: float = 0.0
     awp: float = 0.0
     attack_loss: str = "nnunet"
+    recompute: bool | None = None
     val_noise: float | None = None
     clean_loss: float = 1.0
     ladder: int = 0
@@ -83,10 +87,11 @@ class Settings:
             ("dice", DICE_RULES),
             ("attack_precision", PRECISIONS),
             ("attack_loss", ATTACK_LOSSES),
+            ("recompute", (None, True, False)),
         )
         for name, allowed in choices:
             if getattr(self, name) not in allowed:
-                raise UserError(f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}.")
+                raise UserError(f"{name} must be one of {', '.join(map(str, allowed))}, got {getattr(self, name)!r}.")
         if not isinstance(self.methods, dict) or not all(isinstance(one, dict) for one in self.methods.values()):
             raise UserError(f"methods must hold settings by method, got {self.methods!r}.")
         for word, values in self.methods.items():

@@ -5,7 +5,7 @@ the batch it was given and adds the loss of the noisy slices.
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from time import perf_counter
@@ -29,26 +29,20 @@ from nnunet_ima.methods.optimizer_steps import steps_of
 from nnunet_ima.nnunet.ranks import gathered
 from nnunet_ima.segmentation import refusals
 from nnunet_ima.segmentation.batch import SegmentationBatch, SegmentationPass, full_size
+from nnunet_ima.segmentation.blocks import Blocks, SampleId, intensity_range, samples_of
 from nnunet_ima.segmentation.fingerprint import check_fingerprint, fingerprint, load_margins, new_margins_wanted
-from nnunet_ima.segmentation.loader import (
-    SliceId,
-    intensity_range,
-    loader_of,
-    naming_slices,
-    probability_of_a_visit,
-    slice_ids,
-    slices_of,
-)
+from nnunet_ima.segmentation.loader import loader_of, naming_blocks, probability_of_a_visit, sample_ids
 from nnunet_ima.segmentation.noisy_validation import NoisyValidation, rung_of
 from nnunet_ima.segmentation.objectives.dice import SegmentationObjective
 from nnunet_ima.segmentation.objectives.in_turn import in_turn
 from nnunet_ima.segmentation.plain_trainer import nnUNetTrainerPlain
+from nnunet_ima.segmentation.recompute import keeping_activations, recomputed
 from nnunet_ima.segmentation.refusals import one_sentence
 from nnunet_ima.segmentation.settings import Settings
 
 
 class nnUNetTrainerMethod(nnUNetTrainerPlain):
-    """Training of a 2D configuration by a `Method`; settings from the plans' "ima" block (`Settings`).
+    """Training of a 2D or 3D configuration by a `Method`; settings from the plans' "ima" block (`Settings`).
 
     With a method that keeps margins the fold's output folder also gets `margins.csv` and `margins.png`, and checkpoints
     carry the margins under "ima".
@@ -79,6 +73,7 @@ class nnUNetTrainerMethod(nnUNetTrainerPlain):
             self.label_manager, self.ima_settings.threshold, self.ima_settings.dice
         )
         plans = self.plans_manager.plans
+        self.ima_blocks = Blocks.of(self.configuration_manager.patch_size)
         self.ima_fingerprint = fingerprint(plans, self.configuration_name, self.dataset_json, self.ima_settings.norm)
         self.ima_noisy_loss = self._build_noisy_loss() if self.is_ddp else None
         level, norm = self.ima_settings.val_noise, self.ima_settings.norm
@@ -111,7 +106,7 @@ class nnUNetTrainerMethod(nnUNetTrainerPlain):
         return loss
 
     def get_dataloaders(self) -> Any:
-        with naming_slices():
+        with naming_blocks():
             return super().get_dataloaders()
 
     def on_train_start(self) -> None:
@@ -136,15 +131,16 @@ class nnUNetTrainerMethod(nnUNetTrainerPlain):
             load_margins(self.ima, checkpoint["store"])
 
     def _build_method(self) -> Method:
-        """UserError where the method needs slices with foreground, and there are none."""
+        """UserError where the method needs samples with foreground, and there are none."""
         settings, patch = self.ima_settings, tuple(self.configuration_manager.patch_size)
         method = settings.build(self.method, self.level, self.num_input_channels, patch)
         dataset = loader_of(self.dataloader_train)._data
-        slices, total = slices_of(dataset, self.label_manager, show_progress=self.local_rank == 0)
-        if not slices:
+        blocks = self.ima_blocks
+        samples, total = samples_of(dataset, self.label_manager, blocks, show_progress=self.local_rank == 0)
+        if not samples:
             raise UserError(
-                f"None of the {total} training slices has foreground: {method.label} has nothing to defend; check the "
-                "labels."
+                f"None of the {total} training {'slices' if blocks.are_slices else 'blocks'} has foreground: "
+                f"{method.label} has nothing to defend; check the labels."
             )
         steps = self.num_iterations_per_epoch
         if self.ima_budget is not None:
@@ -152,9 +148,13 @@ class nnUNetTrainerMethod(nnUNetTrainerPlain):
         draws = steps * self.configuration_manager.batch_size
         shape = (self.num_input_channels, *patch)
         seen = probability_of_a_visit(total, draws)
-        method.begin(Run(slices, self.num_epochs, seen, shape, lambda: intensity_range(dataset, slices)))
+        method.begin(Run(samples, self.num_epochs, seen, shape, lambda: intensity_range(dataset, blocks, samples)))
+        what = "training slices have foreground"
+        if not blocks.are_slices:
+            # A patch shows whole neighbourhoods: few blocks are visited often, many hardly ever.
+            what = f"blocks of the training cases can show foreground, {draws / total:.2g} patches a block and epoch"
         margins = f"; {method.store}" if isinstance(method, Adaptive) else ""
-        self.print_to_log_file(f"{method.label}: {len(slices)} of {total} training slices have foreground{margins}")
+        self.print_to_log_file(f"{method.label}: {len(samples)} of {total} {what}{margins}")
         return method
 
     def train_step(self, batch: dict[str, Any]) -> dict[str, Any]:
@@ -163,15 +163,34 @@ class nnUNetTrainerMethod(nnUNetTrainerPlain):
         # On its device already, so that nnU-Net's own .to() passes this very tensor to the network.
         data = batch["data"].to(self.device, non_blocking=True).requires_grad_(self._shares_clean_pass)
         stock_loss = self.loss
-        self.loss = partial(self._ima_loss, stock_loss, data, slice_ids(batch))
+        self.loss = partial(self._ima_loss, stock_loss, data, self._sample_ids(batch))
         self.ima.start_step()
         self.ima_step += 1
         try:
-            with steps_of(self.optimizer) as taken:
+            with steps_of(self.optimizer) as taken, self._recomputed():
                 return super().train_step({**batch, "data": data})
         finally:
             self.loss = stock_loss
             self.ima.end_step(counts=bool(taken))
+
+    def _sample_ids(self, batch: dict[str, Any]) -> list[SampleId | None]:
+        """None for a patch that shows no foreground of its block's surroundings: it can be neither right nor wrong."""
+        if self.ima_blocks.are_slices:
+            return [*sample_ids(batch)]
+        reference, _ = self.ima_objective.reference(full_size(batch["target"]))
+        shown = reference.flatten(1).any(1).tolist()
+        return [one if has_foreground else None for one, has_foreground in zip(sample_ids(batch), shown, strict=True)]
+
+    @property
+    def _recomputes(self) -> bool:
+        """Whether training passes keep no activations (`recomputed`). A network with batch normalisation keeps them: a
+        second forward pass would count the batch twice in its statistics."""
+        wanted = self.ima_settings.recompute
+        chosen = not self.ima_blocks.are_slices if wanted is None else wanted
+        return chosen and same_in_eval_mode(self._inner_network)
+
+    def _recomputed(self) -> AbstractContextManager[object]:
+        return recomputed(self._inner_network) if self._recomputes else nullcontext()
 
     @property
     def _inner_network(self) -> nn.Module:
@@ -187,17 +206,17 @@ class nnUNetTrainerMethod(nnUNetTrainerPlain):
     def _shares_clean_pass(self) -> bool:
         """Whether the training pass on the clean slices serves as the attack's first iterate.
 
-        A compiled graph cannot be kept for a second backward, and with batch statistics or dropout the training pass
-        is not what the attacked network computes.
+        A compiled graph cannot be kept for a second backward, one whose activations are computed again is not there,
+        and with batch statistics or dropout the training pass is not what the attacked network computes.
         """
-        return not self._is_compiled and same_in_eval_mode(self._inner_network)
+        return not self._is_compiled and not self._recomputes and same_in_eval_mode(self._inner_network)
 
     def _in_buckets(self, largest: int) -> Any:
         """The inner network; a compiled one sees few batch sizes."""
         return bucketed(self._inner_network, largest) if self._is_compiled else self._inner_network
 
     def _ima_loss(
-        self, stock_loss: nn.Module, data: Tensor, ids: Sequence[SliceId], output: Any, target: Any
+        self, stock_loss: nn.Module, data: Tensor, ids: Sequence[SampleId | None], output: Any, target: Any
     ) -> Tensor:
         """The method's loss of a step, built of nnU-Net's loss on the clean output and on noisy slices."""
         alone = self.ima_noisy_loss or stock_loss
@@ -235,7 +254,8 @@ class nnUNetTrainerMethod(nnUNetTrainerPlain):
 
     @contextmanager
     def _open_attack(self, largest: int) -> Iterator[Model]:
-        with self._single_output(), frozen(self._inner_network), self._attack_precision():
+        inner = self._inner_network
+        with self._single_output(), frozen(inner), keeping_activations(inner), self._attack_precision():
             yield self._in_buckets(largest)
 
     @contextmanager

@@ -91,7 +91,7 @@ def test_without_settings_it_says_what_the_default_noise_means(
     [
         (["-d", "D777"], "no data set of this number"),
         (["-d", "heart"], "must be like 4, D4"),
-        (["-d", "D902", "-c", "3d_fullres"], "2D configurations only"),
+        (["-d", "D902", "--recompute", "maybe"], "must be on or off, got 'maybe'"),
         (["-d", "D902", "-c", "2d_lowres"], "no such configuration, only 2d"),
         (["-d", "D902", "-p", "nnUNetPlansX"], "does not exist"),
         (["-d", "D902", "--beta", "1.5"], "beta of IMA must be a number from 0 to 1, got 1.5"),
@@ -118,16 +118,22 @@ def test_mistakes_are_one_sentence_and_nothing_is_written(arguments: list[str], 
     assert sorted(target.parent.iterdir()) == before
 
 
-def test_three_dimensional_configurations_are_refused(in_process: Workspace, target: Path) -> None:
+def test_of_a_cascade_the_second_stage_is_refused(
+    in_process: Workspace, target: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     plans = in_process.plans()
     plans["configurations"]["3d_fullres"] = plans["configurations"]["2d"] | {"patch_size": [8, 64, 64]}
+    plans["configurations"]["3d_cascade"] = {"inherits_from": "3d_fullres", "previous_stage": "3d_lowres"}
     path = in_process.preprocessed / "nnUNetPlans3D.json"
     path.write_text(json.dumps(plans))
     try:
-        with pytest.raises(UserError, match="2D configurations only"):
-            plan(["-d", "D902", "-c", "3d_fullres", "-p", "nnUNetPlans3D"])
+        with pytest.raises(UserError, match="the second stage of a cascade"):
+            plan(["-d", "D902", "-c", "3d_cascade", "-p", "nnUNetPlans3D"])
+        plan(["-d", "D902", "-c", "3d_fullres", "-p", "nnUNetPlans3D", "-o", target.stem])
     finally:
         path.unlink()
+    said = capsys.readouterr().out
+    assert "largest noise level 18.1 on patches of 1 x 8 x 64 x 64" in said and "0.100 SD per voxel" in said
 
 
 def test_foreign_plans_are_not_overwritten(in_process: Workspace, target: Path) -> None:

@@ -8,4 +8,4 @@ def draw(pickled: bytes) -> dict[str, Any]:
     """A batch of the loader that comes as nnU-Net's augmenter would send it."""
     loader = pickle.loads(pickled)
     batch = next(loader)
-    return {"keys": list(batch["keys"]), "slices": batch["slices"].tolist(), "shape": tuple(batch["data"].shape)}
+    return {"keys": list(batch["keys"]), "blocks": batch["blocks"].tolist(), "shape": tuple(batch["data"].shape)}

@@ -10,7 +10,8 @@ import pytest
 from numpy.typing import NDArray
 
 from nnunet_ima.errors import UserError
-from nnunet_ima.segmentation.loader import loader_of, slices_of
+from nnunet_ima.segmentation.blocks import Blocks, samples_of
+from nnunet_ima.segmentation.loader import loader_of
 from nnunet_ima.segmentation.trainer import nnUNetTrainerIMA
 from tests.conftest import Workspace
 from tests.segmentation.spawn_worker import draw
@@ -25,11 +26,14 @@ def test_the_loader_works_in_a_spawned_process(in_process: Workspace) -> None:
     loader = loader_of(trainer.dataloader_train)
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         batch = pool.apply(draw, (pickle.dumps(loader),))
-    assert batch["shape"][0] == len(batch["keys"]) == len(batch["slices"]) == 4
+    assert batch["shape"][0] == len(batch["keys"]) == len(batch["blocks"]) == 4
     known = set(trainer.ima.store.ids)
-    named = list(zip(batch["keys"], batch["slices"], strict=True))
+    named = [(case, *number) for case, number in zip(batch["keys"], batch["blocks"], strict=True)]
     assert {case for case, _ in named} <= {case for case, _ in known}
     assert any(sample in known for sample in named)
+
+
+SLICES = Blocks.of((4, 4))
 
 
 class Cases:
@@ -51,7 +55,7 @@ def _map(*labels: int) -> NDArray[Any]:
 def test_only_labels_of_a_class_are_foreground() -> None:
     """-1 is outside of the image, 4 the ignore label, 9 a label of no class or region."""
     labels = SimpleNamespace(foreground_labels=[1, 2, 3])
-    found, total = slices_of(Cases(b=_map(0, 3), a=_map(-1, 1, 4, 9, 2)), labels)
+    found, total = samples_of(Cases(b=_map(0, 3), a=_map(-1, 1, 4, 9, 2)), labels, SLICES)
     assert found == [("a", 1), ("a", 4), ("b", 1)] and total == 7
 
 
@@ -62,4 +66,4 @@ def test_a_case_that_is_not_finite_is_named() -> None:
             return data + (np.inf if case == "b" else 0.0), *others
 
     with pytest.raises(UserError, match=r"^Case b has intensities that are not finite"):
-        slices_of(Spoiled(a=_map(1), b=_map(1)), SimpleNamespace(foreground_labels=[1]))
+        samples_of(Spoiled(a=_map(1), b=_map(1)), SimpleNamespace(foreground_labels=[1]), SLICES)

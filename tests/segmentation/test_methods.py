@@ -12,7 +12,7 @@ from nnunet_ima.methods import gairat, mail
 from nnunet_ima.methods.adaptive import Adaptive
 from nnunet_ima.methods.divergence import average, divergence, runner_up, true_probability
 from nnunet_ima.segmentation.discovery import nnunet_ima_trainers
-from nnunet_ima.segmentation.loader import slice_ids
+from nnunet_ima.segmentation.loader import sample_ids
 from nnunet_ima.segmentation.objectives.dice import SegmentationObjective
 from nnunet_ima.segmentation.trainer import nnUNetTrainerIMA
 from nnunet_ima.segmentation.trainers import trainer_named
@@ -110,7 +110,7 @@ def test_false_positives_count_after_the_burn_in_as_before(label: str, in_proces
     batch = batches(trainer, 1)[0]
     for part in batch["target"]:
         part[1:] = 0
-    ids = slice_ids(batch)
+    ids = sample_ids(batch)
     trainer.ima.breakable = frozenset(ids[:1]) - frozenset(ids[1:])
     assert trainer.ima.breakable
     weights = copied(trainer.network.state_dict())

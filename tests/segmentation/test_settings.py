@@ -93,6 +93,7 @@ BAD: list[tuple[str, Any]] = [
     ("awp", -0.1),
     ("awp", None),
     ("attack_loss", "strong"),
+    ("recompute", "on"),
     ("val_noise", -1),
     ("clean_loss", -1),
     ("clean_loss", "1"),

@@ -8,7 +8,7 @@ import pytest
 import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
-from nnunet_ima.segmentation.loader import loader_of, slice_ids
+from nnunet_ima.segmentation.loader import loader_of, sample_ids
 from nnunet_ima.segmentation.plain_trainer import nnUNetTrainerPlain
 from nnunet_ima.segmentation.trainer import nnUNetTrainerIMA
 from tests.conftest import Workspace
@@ -31,7 +31,7 @@ def test_switched_off_it_is_stock_nnunet_bit_for_bit(in_process: Workspace, bloc
 def test_ids_name_cases_and_slices_of_the_data_set(in_process: Workspace) -> None:
     trainer = started(in_process, nnUNetTrainerIMA, SHORT)
     batch = batches(trainer, 1)[0]
-    ids = slice_ids(batch)
+    ids = sample_ids(batch)
     assert [case for case, _ in ids] == batch["keys"].tolist()
     dataset = loader_of(trainer.dataloader_train)._data
     for case, number in ids:
@@ -43,7 +43,7 @@ def test_the_slice_named_is_the_slice_drawn(in_process: Workspace) -> None:
     trainer = started(in_process, nnUNetTrainerIMA, SHORT)
     batch = next(trainer.dataloader_val)
     dataset = loader_of(trainer.dataloader_val)._data
-    for image, (case, number) in zip(batch["data"], slice_ids(batch), strict=True):
+    for image, (case, number) in zip(batch["data"], sample_ids(batch), strict=True):
         slices = np.asarray(dataset.load_case(case)[0][:])[0]
         shared = [np.isin(image.numpy(), candidate).mean() for candidate in slices]
         assert int(np.argmax(shared)) == number
@@ -177,14 +177,9 @@ def test_largest_margin_is_a_tenth_of_an_sd_per_pixel_by_default(in_process: Wor
     assert trainer.ima.store.maximum == pytest.approx(0.1 * (height * width) ** 0.5)
 
 
-@pytest.mark.parametrize(
-    ("plans", "message"),
-    [({"patch_size": [8, 64, 64]}, "2D configurations only"), ({"previous_stage": "3d_lowres"}, "cascade")],
-    ids=["3d", "cascade"],
-)
-def test_three_dimensions_and_cascades_are_refused(in_process: Workspace, plans: dict[str, Any], message: str) -> None:
-    with pytest.raises(SystemExit, match=message):
-        build(in_process, nnUNetTrainerIMA, SHORT, **plans)
+def test_the_second_stage_of_a_cascade_is_refused(in_process: Workspace) -> None:
+    with pytest.raises(SystemExit, match=r"cascade, whose input is partly the segmentation .* train 3d_lowres or"):
+        build(in_process, nnUNetTrainerIMA, SHORT, previous_stage="3d_lowres")
 
 
 def test_a_bad_block_is_refused_naming_the_key(in_process: Workspace) -> None:

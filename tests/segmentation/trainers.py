@@ -35,15 +35,16 @@ def build(
     block: dict[str, Any] | None,
     initialize: bool = True,
     device: str = "cpu",
+    configuration: str = "2d",
     **plans: Any,
 ) -> Any:
     """A trainer of fold 0, initialised, weights drawn with seed 0."""
     content = workspace.plans() | {"plans_name": "nnUNetPlansTest", "continue_training": False}
     if block is not None:
         content["ima"] = as_block(block)
-    content["configurations"]["2d"] |= {"batch_size": 4} | plans
+    content["configurations"][configuration] |= {"batch_size": 4} | plans
     dataset_json = json.loads((workspace.preprocessed / "dataset.json").read_text())
-    made = trainer(content, "2d", 0, dataset_json, torch.device(device))
+    made = trainer(content, configuration, 0, dataset_json, torch.device(device))
     seed_everything()
     if initialize:
         made.initialize()

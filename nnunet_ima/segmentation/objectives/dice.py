@@ -1,5 +1,6 @@
-"""Counts, Dice per slice, and the objective of an attack on a 2D segmentation network.
+"""Counts, Dice per slice, and the objective of an attack on a segmentation network.
 
+A sample is a slice with the spatial axes (H, W), or a patch or volume with (Z, H, W); docstrings write (H, W) for both.
 References `y` are what nnU-Net's loader gives at full resolution: label maps (N, 1, H, W), or for region-based
 training one channel per region (N, R, H, W), with the ignore mask as a further channel where there is one.
 Pixels with the ignore label, and those outside of the image (-1), count nowhere.
@@ -158,7 +159,7 @@ class SegmentationObjective(Objective):
         return (y == self._labels(y)) & valid, valid
 
     def _labels(self, like: Tensor) -> Tensor:
-        return torch.arange(1, self.num_foreground + 1, device=like.device).view(1, -1, 1, 1)
+        return torch.arange(1, self.num_foreground + 1, device=like.device).view(1, -1, *[1] * (like.ndim - 2))
 
 
 def _count(predicted: Tensor, reference: Tensor) -> Tensor:

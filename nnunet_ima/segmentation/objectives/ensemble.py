@@ -61,7 +61,7 @@ class BalancedMaskedCrossEntropy(_Masked):
         log_probability, truth, valid = self._answers(logits, y)
         truth = truth & valid[:, :, None]
         right = (log_probability.detach().argmax(2, keepdim=True) == truth.int().argmax(2, keepdim=True)).squeeze(2)
-        sizes = truth.flatten(3).sum(3)[..., None, None]
+        sizes = truth.flatten(3).sum(3).view(*truth.shape[:3], *[1] * (truth.ndim - 3))
         weight = (truth / sizes.clamp_min(1)).sum(2) * valid[0].numel()
         return _mean(-(log_probability * truth).sum(2), weight * (right & valid))
 
