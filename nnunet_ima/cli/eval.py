@@ -19,12 +19,14 @@ def evaluate(arguments: list[str] | None = None) -> None:
     results = nnunet_folder("nnUNet_results")
     preprocessed = None if args.i or args.ensemble else nnunet_folder("nnUNet_preprocessed")
     args.device = device_name(args.device)
+    args.levels = args.noise or args.rms
     _check(args)
 
     from nnunet_ima.evaluation.evaluate import join_ranks, rank_device
     from nnunet_ima.nnunet.ranks import rank
 
     models = chosen_models(args, results)
+    _check_dimensions(models, args)
     surrogates = [surrogates_of(model, models, args, results) for model in models]
     together = args.o or (results / models[0].dataset / _folder(args) if len(models) > 1 else None)
     for folder in [*(_own_folder(model, args) for model in models), *([together] if together else [])]:
@@ -50,6 +52,11 @@ def _check(args: argparse.Namespace) -> None:
         raise UserError(f"--surface {args.surface:g} must be a tolerance of 0 mm or more, together with --volumes.")
     if args.certify is not None and not 0 < args.certify < math.inf:
         raise UserError(f"--certify {args.certify:g} must be above 0: the standard deviation of the noise, in SD.")
+    if args.rms and (args.smallest or args.audit):
+        raise UserError(
+            f"--rms goes without {'--smallest' if args.smallest else '--audit'}, which counts in noise levels: use "
+            "--noise."
+        )
     if args.smallest and not any(args.noise):
         raise UserError("--smallest searches up to the largest level of --noise: give one above 0.")
     if args.transfer_from and "transfer" not in args.attack:
@@ -67,6 +74,20 @@ def _check(args: argparse.Namespace) -> None:
         )
 
 
+def _check_dimensions(models: list[Any], args: argparse.Namespace) -> None:
+    """UserError for what 3D models cannot be asked, and for slices and volumes that would get noise of two sizes."""
+    volumes = [model for model in models if not model.is_2d]
+    if volumes and args.slices:
+        raise UserError(f"--slices {args.slices} is for 2D models, of {volumes[0]} whole cases count: leave it out.")
+    if volumes and "square" in args.attack:
+        raise UserError(f"--attack square draws squares on slices and cannot attack {volumes[0]}: use spsa or strong.")
+    if 0 < len(volumes) < len(models) and not args.rms:
+        raise UserError(
+            f"--noise would put less noise on the voxels of {volumes[0]} than on the pixels of the 2D models: give "
+            "levels per pixel with --rms, or a single configuration with -c."
+        )
+
+
 def _own_folder(model: Any, args: argparse.Namespace) -> Path:
     """Where the files of one model go."""
     folder: Path = args.o / f"{model.folder.name}__{model.fold_name}" if args.o else model.fold_folder / _folder(args)
@@ -76,6 +97,7 @@ def _own_folder(model: Any, args: argparse.Namespace) -> Path:
 def _folder(args: argparse.Namespace) -> Path:
     """robustness/ for the default attack and norm, folders of their names in it for others."""
     parts = [part for part, usual in ((args.norm, "l2"), (args.attack[0], "pgd")) if part != usual]
+    parts += ["rms"] if args.rms else []
     return Path("robustness", *parts, *(["mirroring"] if args.mirroring else []))
 
 
@@ -115,13 +137,13 @@ def _evaluate_one(model: Any, surrogate: Any, preprocessed: Path | None, device:
     from nnunet_ima.nnunet.ranks import rank
     from nnunet_ima.report.pictures import margins_picture, pictures
 
-    choice, own = _choice(args), _own_folder(model, args)
+    choice, own = _choice(args, model.is_2d), _own_folder(model, args)
     subject = prepare(model, choice, preprocessed, device, surrogate)
     if args.certify is not None:
         # Before hours of attacks.
         reachable(args.certify_samples, most_pixels(subject))
     if rank() == 0:
-        print(f"{model}: {len(subject.slices)} slices of {len(subject.cases.names)} cases", flush=True)
+        print(f"{model}: {len(subject.slices)} {subject.slices.unit}s of {len(subject.cases.names)} cases", flush=True)
     wanted = args.volumes or args.save_volumes
     journal = open_journal(subject, choice, own, args.overwrite)
     keep = KeptNoise(journal, plan(choice, subject.settings)[0][0]) if wanted else None
@@ -144,25 +166,27 @@ def _evaluate_one(model: Any, surrogate: Any, preprocessed: Path | None, device:
     return evaluated
 
 
-def _choice(args: argparse.Namespace) -> Any:
+def _choice(args: argparse.Namespace, slices: bool = True) -> Any:
+    """slices: whether the samples are, or else volumes, which are attacked one at a time."""
     from nnunet_ima.evaluation.evaluate import Choice
     from nnunet_ima.evaluation.noises import Settings
 
     names = ("norm", "steps", "restarts", "strong_steps", "queries", "spsa_samples", "spsa_steps", "seed")
     settings = replace(Settings(), **{name: getattr(args, name) for name in names})
     return Choice(
-        tuple(args.noise),
+        tuple(args.levels),
         args.attack,
         args.corruptions,
         settings,
         args.cases,
-        args.slices,
-        args.batch_size,
+        args.slices or "complete",
+        args.batch_size or (32 if slices else 1),
         args.vanish,
         args.i,
         args.gt,
         args.noise_on_padding,
         args.mirroring,
+        args.rms is not None,
     )
 
 
@@ -174,7 +198,7 @@ def _content(evaluated: list[Any], args: argparse.Namespace) -> Any:
     _, summaries, sweeps, _, _ = zip(*evaluated, strict=True)
     seconds = sum(found.seconds for found in sweeps)
     command = ["nnunet-ima-eval", *sys.argv[1:]]
-    settings = repeatable(_choice(args), command)
+    settings = repeatable(_choice(args, summaries[0]["sample"] == "slice"), command)
     return results(summaries, settings, circumstances(rank_device(args.device), seconds))
 
 

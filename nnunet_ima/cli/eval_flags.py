@@ -11,16 +11,23 @@ from nnunet_ima.evaluation.noise_names import ATTACK_NAMES, CORRUPTION_NAMES
 def parser() -> argparse.ArgumentParser:
     result = argparse.ArgumentParser(
         prog="nnunet-ima-eval",
-        description="Attacks trained 2D nnU-Net models (by default with PGD) and shows how fast their Dice falls. "
-        "Without -d, -c, -f, -tr and -p it compares all models of the data set that was trained last.",
+        description="Attacks trained nnU-Net models (by default with PGD) and shows how fast their Dice falls. "
+        "Without -d, -c, -f, -tr and -p it compares all 2D models of the data set that was trained last.",
     )
-    result.add_argument(
+    levels = result.add_mutually_exclusive_group(required=True)
+    levels.add_argument(
         "--noise",
         type=noise_levels,
-        required=True,
         metavar="5,15,25",
-        help="noise levels: norm of the noise on a slice (L2, or --norm linf), in normalised intensities (SD); level "
-        "0, no noise, is always included",
+        help="noise levels: norm of the noise on a slice, or with -c 3d_fullres on a volume (L2, or --norm linf), in "
+        "normalised intensities (SD); level 0, no noise, is always included",
+    )
+    levels.add_argument(
+        "--rms",
+        type=noise_levels,
+        metavar="0.05,0.1",
+        help="noise levels as the root mean square per pixel or voxel instead, in SD: noise of the same size on slices "
+        "and volumes, whatever their sizes",
     )
     _add_models(result.add_argument_group("which models"))
     _add_cases(result.add_argument_group("which slices"))
@@ -31,7 +38,11 @@ def parser() -> argparse.ArgumentParser:
 
 def _add_models(group: Any) -> None:
     group.add_argument("-d", metavar="DATASET", help="[OPTIONAL] data set: D4, 4 or Dataset004_Hippocampus")
-    group.add_argument("-c", metavar="CONFIGURATION", help="[OPTIONAL] 2D configuration")
+    group.add_argument(
+        "-c",
+        metavar="CONFIGURATION",
+        help="[OPTIONAL] configuration, or several separated by commas like 2d,3d_fullres; default: all 2D ones",
+    )
     group.add_argument(
         "-f",
         nargs="+",
@@ -82,12 +93,15 @@ def _add_cases(group: Any) -> None:
     )
     group.add_argument(
         "--slices",
-        default="complete",
         choices=["complete", "foreground", "all"],
         help="[OPTIONAL] which slices count: those that show all classes of their case (complete, the default), "
-        "those that show any class (foreground), or all",
+        "those that show any class (foreground), or all; of a 3D model whole cases count",
     )
-    group.add_argument("--batch-size", type=positive, default=32, help="[OPTIONAL] slices per batch; default: 32")
+    group.add_argument(
+        "--batch-size",
+        type=positive,
+        help="[OPTIONAL] slices per batch, or volumes of equal size; default: 32 slices, 1 volume",
+    )
 
 
 def _add_noises(group: Any) -> None:

@@ -17,7 +17,7 @@ import nnunet_ima
 from nnunet_ima.errors import UserError
 from nnunet_ima.evaluation.corruptions import SEVERITIES, corruption
 from nnunet_ima.evaluation.journal import Journal, file_digest
-from nnunet_ima.evaluation.noises import Noise, Settings, Target, attack, random_noise
+from nnunet_ima.evaluation.noises import Noise, Settings, Target, attack, random_noise, told_per_pixel
 from nnunet_ima.evaluation.summary import summarise
 from nnunet_ima.evaluation.sweep import Sweep, sweep, target_of
 from nnunet_ima.nnunet.ranks import gathered, rank
@@ -25,6 +25,7 @@ from nnunet_ima.segmentation.cases.cases import Cases, PreprocessedCases, RawCas
 from nnunet_ima.segmentation.cases.intensities import original_units, unit_name
 from nnunet_ima.segmentation.cases.models import TrainedModel, load_predictor
 from nnunet_ima.segmentation.cases.slices import Placed, SliceChoice, Slices, choose_cases, held_out_cases
+from nnunet_ima.segmentation.cases.volumes import Volumes
 
 UNIT_CASES = 5
 """So many cases tell how many original units one SD is (nnU-Net normalises MRI case by case)."""
@@ -34,7 +35,8 @@ UNIT_CASES = 5
 class Choice:
     """What is evaluated. attacks: the first is the main one; vanish: name of a class; images, references: folders of
     other cases than the held-out ones; noise_on_padding: slices are padded to the patch before they are attacked, not
-    after it. mirroring: what is attacked averages mirrored images, as nnU-Net's prediction does."""
+    after it. mirroring: what is attacked averages mirrored images, as nnU-Net's prediction does. per_pixel: levels are
+    the root mean square per pixel or voxel (SD), so that slices and volumes of any size get noise of one size."""
 
     levels: tuple[float, ...]
     attacks: tuple[str, ...] = ("pgd",)
@@ -48,6 +50,7 @@ class Choice:
     references: Path | None = None
     noise_on_padding: bool = False
     mirroring: bool = False
+    per_pixel: bool = False
 
     def told(self) -> dict[str, Any]:
         """As JSON, for who wants to repeat it."""
@@ -99,9 +102,12 @@ def prepare(
     """Load the model and see which slices there are. UserError where there are none, or the surrogate does not fit."""
     predictor = load_predictor(model, device)
     cases, names = _cases(model, predictor, choice, preprocessed)
-    slices = Slices(predictor, cases, names, choice.slices, choice.noise_on_padding)
+    kind = Slices if model.is_2d else Volumes
+    slices = kind(predictor, cases, names, choice.slices, choice.noise_on_padding)
     if not len(slices):
-        raise UserError(f"{model}: no slice of the {len(names)} cases qualifies; choose others with --slices, --cases.")
+        raise UserError(
+            f"{model}: no {kind.unit} of the {len(names)} cases qualifies; choose others with --slices, --cases."
+        )
     classes = class_names(predictor)
     settings = choice.settings
     if choice.vanish is not None:
@@ -159,6 +165,7 @@ def plan(choice: Choice, settings: Settings) -> list[tuple[Noise, list[float]]]:
     """Every noise with its levels: the attacks, random noise of their norm, then the corruptions by severity."""
     levels = sorted({0.0, *choice.levels})
     noises = [*(attack(name, settings) for name in choice.attacks), random_noise(settings)]
+    noises = [told_per_pixel(noise) for noise in noises] if choice.per_pixel else noises
     severities = [0.0, *map(float, SEVERITIES)]
     return [
         *((noise, levels) for noise in noises),
@@ -193,6 +200,7 @@ def evaluate(subject: Subject, choice: Choice, journal: Journal, keep: Any = Non
     )
     pixels = float(np.median([math.prod(place.shape) for place in slices.places]))
     summary = summarise(subject.model, found, subject.classes, pixels, _units(subject), unit_name(configuration))
+    summary["sample"] = slices.unit
     summary["checkpoint_sha256"] = "+".join(file_digest(file) for file in subject.model.checkpoint_files)
     if subject.surrogate is not None:
         summary["transfer_from"] = subject.surrogate.told() | {"checkpoint_sha256": subject.settings.surrogate}

@@ -1,5 +1,6 @@
 """Every kind of noise an evaluation knows, by name: attacks, random noise as their control, and corruptions."""
 
+import math
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -87,6 +88,16 @@ class Noise:
         """seeds: one text per slice, from which its random numbers come: a slice's noise depends on it alone."""
         draws = [torch.Generator().manual_seed(zlib.crc32(f"{seed} {level!r}".encode())) for seed in seeds]
         return self.make(target, x, y, level, draws)
+
+
+def told_per_pixel(noise: Noise) -> Noise:
+    """The same noise with levels that are root mean squares per pixel (for Linf they are what they were)."""
+    return replace(noise, make=partial(_per_pixel, noise), settings=noise.settings | {"level": "RMS per pixel"})
+
+
+def _per_pixel(noise: Noise, target: Target, x: Tensor, y: Tensor, level: float, draws: Draws) -> Tensor:
+    pixels = x[0].numel() if noise.settings["norm"] == "l2" else 1
+    return noise.make(target, x, y, level * math.sqrt(pixels), draws)
 
 
 def _common(settings: Settings, objective: SegmentationObjective, draws: Draws) -> Common:

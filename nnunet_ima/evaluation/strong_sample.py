@@ -8,7 +8,7 @@ import numpy as np
 
 from nnunet_ima.evaluation.evaluate import Choice, Subject
 from nnunet_ima.evaluation.journal import Journal
-from nnunet_ima.evaluation.noises import Settings, attack
+from nnunet_ima.evaluation.noises import Settings, attack, told_per_pixel
 from nnunet_ima.evaluation.summary import number, percent, worst_of
 from nnunet_ima.evaluation.sweep import Found, Sweep, sweep
 from nnunet_ima.metrics.indices import ADI
@@ -34,6 +34,7 @@ def strong_sample(subject: Subject, choice: Choice, found: Sweep, journal: Journ
     `strong`. It costs as much as the main attack on these slices."""
     settings = sample_settings(subject.settings)
     noise = replace(attack("strong", settings), name=NAME)
+    noise = told_per_pixel(noise) if choice.per_pixel else noise
     main = found.found[choice.attacks[0]]
     levels = [level for level in main.levels if level > 0]
     places = subject.slices.places

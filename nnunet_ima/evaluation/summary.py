@@ -53,6 +53,7 @@ def summarise(
         "corruptions": _corruptions(found, cases, classes),
         "size_quartiles": size_quartiles(main.counts),
         "adi_per_case": adi_per_case(main.counts, cases),
+        "case_dice_per_case": adi_per_case(*of_cases(main.counts, cases)),
         "dice_per_case": dice_per_case(main.counts, cases, classes),
     }
 
@@ -62,7 +63,8 @@ def _level(
 ) -> dict[str, Any]:
     """The figures of one noise level."""
     counts, level = found.counts[row], found.levels[row]
-    rms = level if found.noise.settings.get("norm") == "linf" else level / math.sqrt(pixels)
+    told = found.noise.settings
+    rms = level if told.get("norm") == "linf" or "level" in told else level / math.sqrt(pixels)
     return {
         "noise": level,
         "rms_per_pixel": rms,
@@ -81,7 +83,18 @@ def _figures(counts: NDArray[np.int64], cases: Sequence[str]) -> dict[str, Any]:
         interval = case_interval(metric, counts, cases)
         figures[key] = percent(interval.value)
         figures[f"{key}_interval"] = [percent(interval.low), percent(interval.high)]
-    return figures
+    interval = case_interval(ADI, *of_cases(counts, cases))
+    return figures | {
+        "case_dice": percent(interval.value),
+        "case_dice_interval": [percent(interval.low), percent(interval.high)],
+    }
+
+
+def of_cases(counts: NDArray[np.int64], cases: Sequence[str]) -> tuple[NDArray[np.int64], list[str]]:
+    """Counts (..., slices, classes, 3) summed over the slices of each case, (..., cases, classes, 3), and the cases: a
+    whole case as one sample, as a 3D model has it."""
+    names, rows = sorted(set(cases)), np.asarray(cases)
+    return np.stack([counts[..., rows == name, :, :].sum(-3) for name in names], -3), names
 
 
 def _others(

@@ -197,12 +197,16 @@ def within_memory(attack: Callable[[Sequence[Slice]], R], batch: Sequence[Slice]
             raise
         if len(batch) == 1:
             raise UserError(
-                f"Slice {batch[0].number} of case {batch[0].case}, {' x '.join(map(str, batch[0].image.shape))}, does "
-                "not fit into memory: close other programs, or evaluate it on a larger device (-device)."
+                f"{_told(batch[0])}, {' x '.join(map(str, batch[0].image.shape))}, does not fit into memory: close "
+                "other programs, or evaluate it on a larger device (-device)."
             ) from error
     torch.cuda.empty_cache()
     half = len(batch) // 2
     return within_memory(attack, batch[:half]) + within_memory(attack, batch[half:])
+
+
+def _told(item: Slice) -> str:
+    return f"Slice {item.number} of case {item.case}" if item.image.ndim == 3 else f"Case {item.case}"
 
 
 def stacked(target: Target, batch: Sequence[Slice]) -> tuple[Tensor, Tensor, list[str]]:

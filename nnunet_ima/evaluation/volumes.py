@@ -58,7 +58,7 @@ class KeptNoise:
             )
 
     def of_case(self, case: str, level: float) -> dict[int, Array]:
-        """The perturbation (C, H, W) of each attacked slice of a case, as large as the slice was."""
+        """The perturbation (C, H, W) of each attacked slice of a case, (C, Z, H, W) of a volume, as large as it was."""
         found: dict[int, Array] = {}
         for file in self.folder.glob(f"{self._prefix}_{level:g}_*.npz"):
             with np.load(file) as content:
@@ -130,9 +130,11 @@ def _units(subject: Subject, case: str) -> list[float]:
 
 def _noise_volume(shape: tuple[int, ...], noise: dict[int, Array]) -> Array:
     """The perturbation of a whole preprocessed case, (C, Z, H, W): zero where no slice was attacked. What was put on
-    padding is left out."""
+    padding is left out. Of a 3D model it is the noise of the only sample."""
     volume = np.zeros(shape, dtype=np.float32)
     for number, delta in noise.items():
+        if delta.ndim == volume.ndim:
+            return crop(delta, shape[1:])
         volume[:, number] = crop(delta, shape[2:])
     return volume
 

@@ -8,6 +8,8 @@ from typing import Any
 from nnunet_ima.metrics.statistics import holm, paired_difference
 
 MEAN = "mean"
+WHOLE = "whole cases"
+"""The class of rows that compare a model of slices with one of volumes: the mean over classes of each whole case."""
 FEWEST_CASES = 6
 """With five cases or fewer the paired test cannot reach p < 0.05: even if all differ one way, p = 2 / 2^5 = 0.06."""
 PerCase = Mapping[str, Sequence[float | None]]
@@ -15,7 +17,7 @@ PerCase = Mapping[str, Sequence[float | None]]
 
 def compare(models: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Each pair of summaries (`summary.summarise`) at each noise level that both have, on the cases that both have:
-    the mean over classes ("mean": ADI) and each class.
+    the mean over classes ("mean": ADI) and each class; of slices and volumes that of whole cases.
 
     Per row: the two models' numbers in `models`, noise level, class, number of cases, mean and median difference of the
     cases' Dice (percent points, first minus second), p of the paired Wilcoxon test adjusted after Holm over all rows
@@ -28,7 +30,8 @@ def compare(models: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         for level in _levels(models[first]):
             if level not in _levels(models[second]):
                 continue
-            for name in _classes(models[first]):
+            alike = models[first].get("sample") == models[second].get("sample")
+            for name in _classes(models[first]) if alike else [WHOLE]:
                 ours, theirs = (_by_case(models[model], level, name) for model in (first, second))
                 row = {"first": first, "second": second, "noise": level, "class": name}
                 rows.append({**row, **_compared(ours, theirs)})
@@ -68,6 +71,7 @@ def _classes(model: dict[str, Any]) -> list[str]:
 
 
 def _by_case(model: dict[str, Any], level: float, name: str) -> dict[str, float]:
-    per_case: PerCase = model["adi_per_case"] if name == MEAN else model["dice_per_case"].get(name, {})
+    keys = {MEAN: "adi_per_case", WHOLE: "case_dice_per_case"}
+    per_case: PerCase = model[keys[name]] if name in keys else model["dice_per_case"].get(name, {})
     column = _levels(model).index(level)
     return {case: float("nan") if (value := values[column]) is None else value for case, values in per_case.items()}

@@ -59,8 +59,9 @@ def pictures(subject: Subject, found: Sweep) -> tuple[float, list[Picture]]:
     rows = _worst_median_best(dice[row])
     by_name = {(place.case, place.number): place for place in subject.slices.places}
     shown = subject.slices.read([by_name[found.slices[number]] for number in rows])
+    named = zip(("Worst", "Median", "Best"), shown, strict=False)
     return main.levels[row], [
-        _picture(subject, main, row, item, name) for name, item in zip(("Worst", "Median", "Best"), shown, strict=False)
+        picture for name, item in named for picture in _pictures(_attacked(subject, main, item), main, row, item, name)
     ]
 
 
@@ -79,7 +80,27 @@ def _worst_median_best(dice: NDArray[np.float64]) -> list[int]:
     return [int(order[0]), int(order[len(order) // 2]), int(order[-1])]
 
 
-def _picture(subject: Subject, main: Found, row: int, item: Slice, name: str) -> Picture:
+@dataclass(frozen=True)
+class _Attacked:
+    """A slice or volume at each noise level: its first channel (H, W) or (Z, H, W), what is found and the reference
+    (classes, ...), Dice."""
+
+    images: list[NDArray[np.float32]]
+    found: list[NDArray[np.bool_]]
+    dice: list[float]
+    reference: NDArray[np.bool_]
+
+    def plane(self, axis: int, number: int) -> "_Attacked":
+        """One plane of a volume."""
+        return _Attacked(
+            [np.take(image, number, axis) for image in self.images],
+            [np.take(mask, number, axis + 1) for mask in self.found],
+            self.dice,
+            np.take(self.reference, number, axis + 1),
+        )
+
+
+def _attacked(subject: Subject, main: Found, item: Slice) -> _Attacked:
     x, y, _ = stacked(subject.target, [item])
     objective = subject.target.objective()
     reference = objective.reference(y)[0][0].cpu().numpy()
@@ -91,10 +112,26 @@ def _picture(subject: Subject, main: Found, row: int, item: Slice, name: str) ->
         images.append(noisy[0, 0].cpu().numpy())
         found.append(objective.prediction(output)[0].cpu().numpy())
         dice.append(float(slice_dice(objective.counts(output, y).cpu().numpy())[0]))
-    title = f"{name}: {item.case}, slice {item.number}"
-    figure = _drawn((images[0], images[row]), reference, (found[0], found[row]))
-    frames = _frames(main.levels, images, found, dice)
-    return Picture(name, title, figure, reference.shape[1:], outline(reference), frames)
+    return _Attacked(images, found, dice, reference)
+
+
+def _pictures(attacked: _Attacked, main: Found, row: int, item: Slice, name: str) -> list[Picture]:
+    """Of a slice one, of a volume one per axis: the plane that shows most of the reference."""
+    if attacked.reference.ndim == 3:
+        return [_picture(attacked, main, row, name, f"{name}: {item.case}, slice {item.number}")]
+    result = []
+    for axis in range(3):
+        others = tuple(other for other in range(4) if other != axis + 1)
+        number = int(attacked.reference.sum(others).argmax())
+        title = f"{name}: {item.case}, plane {number} of axis {axis} (Dice of the whole case)"
+        result.append(_picture(attacked.plane(axis, number), main, row, f"{name}_{axis}", title))
+    return result
+
+
+def _picture(shown: _Attacked, main: Found, row: int, name: str, title: str) -> Picture:
+    figure = _drawn((shown.images[0], shown.images[row]), shown.reference, (shown.found[0], shown.found[row]))
+    frames = _frames(main.levels, shown.images, shown.found, shown.dice)
+    return Picture(name, title, figure, shown.reference.shape[1:], outline(shown.reference), frames)
 
 
 def _frames(

@@ -7,12 +7,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from nnunet_ima.evaluation.summary import METRICS
 from nnunet_ima.evaluation.sweep import Sweep
 from nnunet_ima.files import replacing
-from nnunet_ima.metrics.comparison import MEAN, compare
+from nnunet_ima.metrics.comparison import MEAN, WHOLE, compare
 
 FIGURES = (("tvdi", "TVDI (%): Dice of all voxels"), ("adi", "ADI (%): mean Dice of the slices"))
+CASES = ("case_dice", "Dice of whole cases (%): all their attacked voxels together, mean of the cases")
 FAILED = ("failed", "Slices that fail (%): Dice of 60 % or less")
 CELL = 12
 
@@ -50,13 +50,25 @@ def write_slices(folder: Path, found: Sweep, classes: Sequence[str]) -> None:
                         writer.writerow([*head, name, *counts, f"{one.norms[row, column]:.6g}"])
 
 
+def figures_of(models: Sequence[dict[str, Any]]) -> list[tuple[str, str]]:
+    """Keys and titles of the figures to show; slices and volumes are only comparable as whole cases."""
+    mixed = len({model.get("sample", "slice") for model in models}) > 1
+    return [*FIGURES, *([CASES] if mixed else []), FAILED]
+
+
 def names(models: Sequence[dict[str, Any]]) -> list[str]:
-    """The trainers, with their plans where one trainer occurs more than once."""
+    """The trainers, with their plans and configuration where one trainer occurs more than once."""
     trainers = [model["trainer"] for model in models]
     return [
-        f"{model['trainer']} ({model['plans']})" if trainers.count(model["trainer"]) > 1 else model["trainer"]
+        f"{model['trainer']} ({model['plans']}{_configuration(model, models)})"
+        if trainers.count(model["trainer"]) > 1
+        else model["trainer"]
         for model in models
     ]
+
+
+def _configuration(model: dict[str, Any], models: Sequence[dict[str, Any]]) -> str:
+    return f" {model['configuration']}" if len({one["configuration"] for one in models}) > 1 else ""
 
 
 def table(models: Sequence[dict[str, Any]]) -> str:
@@ -70,11 +82,11 @@ def table(models: Sequence[dict[str, Any]]) -> str:
         "RMS per pixel (SD)".ljust(width) + "".join(f"{level['rms_per_pixel']:>{CELL}.3f}" for level in levels),
     ]
     lines = []
-    for key, title in (*FIGURES, FAILED):
+    for key, title in figures_of(models):
         lines += ["", title, *head]
         for label, model in zip(labels, models, strict=True):
             lines.append(label.ljust(width) + _cells(model["levels"], key))
-            if key in METRICS:
+            if f"{key}_interval" in model["levels"][0] and key != FAILED[0]:
                 limits = [level[f"{key}_interval"] for level in model["levels"]]
                 lines.append("  95 % interval".ljust(width) + "".join(_interval_cell(*limit) for limit in limits))
                 lines += [
@@ -187,10 +199,12 @@ def _half_cell(model: dict[str, Any]) -> str:
 
 
 def _comparison_lines(labels: Sequence[str], models: Sequence[dict[str, Any]], width: int) -> list[str]:
-    rows = [row for row in compare(models) if row["class"] == MEAN]
+    rows = [row for row in compare(models) if row["class"] in (MEAN, WHOLE)]
     if not rows:
         return []
-    lines = ["", "Difference of the cases' ADI (percent points)"]
+    lines = ["", "Difference of the cases' ADI, of slices and volumes that of the cases' Dice (percent points)"]
+    if all(row["class"] == MEAN for row in rows):
+        lines[-1] = "Difference of the cases' ADI (percent points)"
     for row in rows:
         pair = f"{labels[row['first']]} - {labels[row['second']]}"
         mean = "none" if row["mean"] is None else f"{row['mean']:+.1f}"

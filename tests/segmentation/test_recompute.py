@@ -1,6 +1,7 @@
 """Passes that compute their activations again: the same gradients, no activations kept."""
 
 import copy
+from typing import Any
 
 import pytest
 import torch
@@ -64,7 +65,7 @@ def test_afterwards_the_network_is_as_it_was() -> None:
 @pytest.mark.slow
 def test_a_compiled_network_too() -> None:
     plain = network()
-    compiled = torch.compile(copy.deepcopy(plain))
+    compiled: Any = torch.compile(copy.deepcopy(plain))
     x = torch.randn(2, 1, 6, 7, 8)
     plain(x).square().sum().backward()
     for _ in range(2):

@@ -13,7 +13,7 @@ from torch import nn
 from torch._dynamo import OptimizedModule
 
 from nnunet_ima.errors import UserError, first_line
-from nnunet_ima.nnunet.plans import is_2d, read_plans
+from nnunet_ima.nnunet.plans import is_2d, is_second_stage, read_plans
 from nnunet_ima.nnunet.safe_checkpoint import check_checkpoint
 from nnunet_ima.nnunet.trainer_search import make_trainers_findable
 from nnunet_ima.segmentation.cases.averaged import AveragedNetwork
@@ -102,6 +102,7 @@ def find_models(
 ) -> list[TrainedModel]:
     """The trained models in nnUNet_results that fit what is given, sorted by name.
 
+    configuration: one or several separated by commas; without it every 2D one.
     Without a data set: that of the newest checkpoint; without a fold: the fold of the newest among those that fit.
     UserError, with what was looked for, if there is none.
     """
@@ -112,7 +113,7 @@ def find_models(
     fits = [
         model
         for model in found
-        if configuration in (None, model.configuration)
+        if (configuration is None or model.configuration in configuration.split(","))
         and plans in (None, model.plans)
         and (trainers is None or model.trainer in trainers)
         and fold in (None, model.fold)
@@ -122,8 +123,9 @@ def find_models(
         wanted = {"-d": dataset, "-c": configuration, "-f": fold, "-tr": ",".join(trainers or []), "-p": plans}
         chosen = " ".join(f"{flag} {value}" for flag, value in wanted.items() if value)
         raise UserError(
-            f"No trained 2D model with a {checkpoint} for {chosen or 'any data set'} in nnUNet_results ({results}): "
-            "train one with nnUNetv2_train, or choose another with -d, -c, -f, -tr, -p or -chk."
+            f"No trained {'' if configuration else '2D '}model with a {checkpoint} for {chosen or 'any data set'} in "
+            f"nnUNet_results ({results}): train one with nnUNetv2_train, or choose another with -d, -c, -f, -tr, -p or "
+            "-chk."
         )
     newest = max(fits, key=lambda model: model.checkpoint_file.stat().st_mtime)
     return sorted((model for model in fits if model.dataset == newest.dataset and model.fold == newest.fold), key=str)
@@ -183,8 +185,11 @@ def load_predictor(model: TrainedModel, device: torch.device) -> Any:
     """nnU-Net's own predictor with the model's weights, network on `device` in eval mode, one output."""
     from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
-    if not model.is_2d:
-        raise UserError(f"{model}: only plain 2D configurations can be evaluated; choose one with -c 2d.")
+    if is_second_stage(read_plans(model.folder / "plans.json"), model.configuration):
+        raise UserError(
+            f"{model}: the second stage of a cascade, whose input is partly a segmentation, cannot be attacked; choose "
+            "another configuration with -c."
+        )
     make_trainers_findable()
     for file in model.checkpoint_files:
         check_checkpoint(file)

@@ -49,8 +49,8 @@ class Place:
 
 @dataclass(frozen=True)
 class Slice:
-    """image (C, H, W) float32, normalised; reference as `SegmentationObjective` takes it, without the batch
-    dimension, -1 (label maps) or ignored (regions) where padded."""
+    """A slice, or a volume (`Volumes`). image: (C, H, W) or (C, Z, H, W) float32, normalised; reference: as
+    `SegmentationObjective` takes it, without the batch dimension, -1 (label maps) or ignored (regions) where padded."""
 
     case: str
     number: int
@@ -119,6 +119,8 @@ class Slices:
     places: of the slices, case by case; digest: differs where a slice, its intensities or its reference differ.
     """
 
+    unit = "slice"
+
     def __init__(
         self, predictor: Any, dataset: Any, cases: Sequence[str], choice: SliceChoice, padded: bool = False
     ) -> None:
@@ -130,7 +132,8 @@ class Slices:
         padded: to at least the patch, so that noise is put on the padding, too.
         """
         self._labels, self._dataset = predictor.label_manager, dataset
-        self._patch = predictor.configuration_manager.patch_size if padded else (1, 1)
+        patch = predictor.configuration_manager.patch_size
+        self._patch = patch if padded else (1,) * len(patch)
         self.places: list[Place] = []
         found = hashlib.sha256()
         for case in cases:
@@ -139,7 +142,7 @@ class Slices:
                 raise UserError(
                     f"Case {case} has intensities that are not finite: repair the image and preprocess again."
                 )
-            for number in _qualifying(segmentation[0], self._labels.ignore_label, choice):
+            for number in self._numbers(segmentation[0], choice):
                 item = self._slice(case, number, data, segmentation)
                 self.places.append(Place(case, number, item.shape))
                 found.update(f"{case} {number} {item.shape}".encode())
@@ -158,18 +161,27 @@ class Slices:
             found += [self._slice(case, place.number, data, segmentation) for place in own]
         return found
 
+    def _numbers(self, reference: NDArray[Any], choice: SliceChoice) -> list[int]:
+        return qualifying(reference, self._labels.ignore_label, choice)
+
+    @staticmethod
+    def _part(array: NDArray[Any], number: int) -> NDArray[Any]:
+        """A sample's share of the case's (C, Z, H, W)."""
+        return array[:, number]
+
     def _load(self, case: str) -> tuple[NDArray[Any], NDArray[Any]]:
         data, segmentation = self._dataset.load_case(case)[:2]
         return np.asarray(data[:]), np.asarray(segmentation[:])
 
     def _slice(self, case: str, number: int, data: NDArray[Any], segmentation: NDArray[Any]) -> Slice:
         # Copies: a view would keep the whole case in memory.
-        image = torch.from_numpy(data[:, number].astype(np.float32))
-        reference = torch.from_numpy(np.maximum(segmentation[:1, number], 0).astype(np.int16))
+        image = torch.from_numpy(self._part(data, number).astype(np.float32))
+        reference = torch.from_numpy(np.maximum(self._part(segmentation[:1], number), 0).astype(np.int16))
         return Slice(case, number, pad(image, self._patch), _reference(pad(reference, self._patch, -1), self._labels))
 
 
-def _qualifying(reference: np.ndarray[Any, Any], ignore_label: int | None, choice: SliceChoice) -> list[int]:
+def qualifying(reference: NDArray[Any], ignore_label: int | None, choice: SliceChoice) -> list[int]:
+    """The slices of a case that count; reference: (Z, H, W)."""
     classes = [label for label in np.unique(reference) if label > 0 and label != ignore_label]
     if choice == "all":
         return list(range(len(reference)))

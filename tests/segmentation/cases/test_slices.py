@@ -8,7 +8,7 @@ import torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
 from nnunet_ima.errors import UserError
-from nnunet_ima.segmentation.cases.slices import Slice, _qualifying, batches, choose_cases, held_out_cases
+from nnunet_ima.segmentation.cases.slices import Slice, batches, choose_cases, held_out_cases, qualifying
 from nnunet_ima.segmentation.cases.tiles import TiledNetwork
 from tests.conftest import Workspace
 
@@ -45,11 +45,11 @@ def test_slices_that_count() -> None:
     reference[1, 0, 0] = 1
     reference[2, 0, :2] = 1, 2
     reference[3, 0, 0] = 3
-    assert _qualifying(reference, 3, "complete") == [2]
-    assert _qualifying(reference, 3, "foreground") == [1, 2]
-    assert _qualifying(reference, None, "foreground") == [1, 2, 3]
-    assert _qualifying(reference, None, "all") == [0, 1, 2, 3]
-    assert _qualifying(np.zeros((2, 3, 3), dtype=np.int16), None, "complete") == []
+    assert qualifying(reference, 3, "complete") == [2]
+    assert qualifying(reference, 3, "foreground") == [1, 2]
+    assert qualifying(reference, None, "foreground") == [1, 2, 3]
+    assert qualifying(reference, None, "all") == [0, 1, 2, 3]
+    assert qualifying(np.zeros((2, 3, 3), dtype=np.int16), None, "complete") == []
 
 
 def test_batches_hold_slices_of_one_shape_and_lose_none() -> None:
@@ -81,7 +81,79 @@ def test_gradients_reach_every_pixel_of_a_tiled_slice(in_process: Workspace) -> 
     assert image.grad is not None and (image.grad != 0).all()
 
 
-def _predictor(workspace: Workspace) -> tuple[nnUNetPredictor, Any]:
+@pytest.mark.parametrize("shape", [(10, 32, 32), (11, 60, 45), (4, 40, 20), (23, 33, 32)])
+def test_tiles_of_a_volume_give_the_logits_of_nnunets_predictor(
+    in_3d: Workspace, in_process: Workspace, shape: tuple[int, int, int]
+) -> None:
+    predictor, network = _predictor(in_process, "3d_fullres")
+    torch.manual_seed(0)
+    volume = torch.randn(1, *shape)
+    expected = predictor.predict_sliding_window_return_logits(volume).float()
+    with torch.no_grad():
+        found = TiledNetwork(network, (10, 32, 32))(volume[None])[0]
+    # In the corners the weights of three axes multiply to less than half precision holds.
+    assert torch.isclose(found, expected, rtol=0.01, atol=0.03).double().mean() > 0.98
+
+
+class Dense(torch.nn.Module):
+    """The tiles of a volume with all their graphs at once: what the tile by tile gradient must equal."""
+
+    def __init__(self, tiled: TiledNetwork) -> None:
+        super().__init__()
+        self.tiled = tiled
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        weights = self.tiled._gaussian(x)
+        total, weight = torch.zeros(1), torch.zeros(x.shape[2:])
+        for corner in self.tiled.corners(x.shape[2:]):
+            window = [slice(start, start + side) for start, side in zip(corner, weights.shape, strict=True)]
+            across = (slice(None), slice(None), *window)
+            around = [
+                part
+                for start, side, whole in zip(corner[::-1], weights.shape[::-1], x.shape[:1:-1], strict=True)
+                for part in (start, whole - start - side)
+            ]
+            part = self.tiled.network(x[across])
+            total = total + torch.nn.functional.pad(part * weights, around)
+            weight[tuple(window)] += weights
+        return total / weight
+
+
+def test_gradients_of_a_volume_are_those_of_all_tiles_together() -> None:
+    torch.manual_seed(0)
+    network = torch.nn.Sequential(
+        torch.nn.Conv3d(1, 3, 3, padding=1), torch.nn.InstanceNorm3d(3), torch.nn.Tanh(), torch.nn.Conv3d(3, 2, 1)
+    )
+    tiled, x = TiledNetwork(network, (6, 8, 8)), torch.randn(2, 1, 9, 12, 17, dtype=torch.float32)
+    weights = torch.randn(2, 2, 9, 12, 17)
+    gradients = []
+    for module in (tiled, Dense(tiled)):
+        image = x.clone().requires_grad_()
+        (module(image) * weights).sum().backward()
+        gradients.append(image.grad)
+    assert len(tiled.corners(x.shape[2:])) > 10
+    torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-5)
+
+
+def test_of_a_volume_one_tile_is_in_memory_at_a_time() -> None:
+    """What is kept for the gradient is the volume itself, however many tiles it has."""
+    network = torch.nn.Sequential(torch.nn.Conv3d(1, 8, 3, padding=1), torch.nn.Tanh(), torch.nn.Conv3d(8, 2, 1))
+    tiled, kept = TiledNetwork(network, (6, 8, 8)), []
+    for shape in ((6, 8, 16), (12, 16, 32)):
+        sizes: list[int] = []
+
+        def note(tensor: torch.Tensor, sizes: list[int] = sizes) -> torch.Tensor:
+            sizes.append(tensor.numel())
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+            tiled(torch.randn(1, 1, *shape, requires_grad=True))
+        kept.append(sum(sizes) / np.prod(shape))
+    # The volume, its weights, and the Gaussian of a tile; eight channels of activations would be many times that.
+    assert max(kept) < 4
+
+
+def _predictor(workspace: Workspace, name: str = "2d") -> tuple[nnUNetPredictor, Any]:
     """nnU-Net's predictor with an untrained network of the data set's plan."""
     import json
 
@@ -89,7 +161,7 @@ def _predictor(workspace: Workspace) -> tuple[nnUNetPredictor, Any]:
     from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
     plans = PlansManager(workspace.plans())
-    configuration = plans.get_configuration("2d")
+    configuration = plans.get_configuration(name)
     dataset_json = json.loads((workspace.preprocessed / "dataset.json").read_text())
     torch.manual_seed(0)
     heads = plans.get_label_manager(dataset_json).num_segmentation_heads

@@ -29,7 +29,7 @@ def sample(regions: bool) -> tuple[Tensor, Tensor]:
 def test_a_volume_counts_as_a_slice_of_the_same_pixels(kind: Any, regions: bool) -> None:
     objective = kind(2, regions, None if regions else 3)
     logits, y = sample(regions)
-    flat, flat_y = logits.flatten(2).unflatten(2, SLICE), y.flatten(2).unflatten(2, SLICE)
+    flat, flat_y = logits.reshape(2, -1, *SLICE), y.reshape(2, -1, *SLICE)
     for figure in FIGURES:
         whole, parts = getattr(objective, figure)(logits, y), getattr(objective, figure)(flat, flat_y)
         assert torch.allclose(whole, parts, rtol=1e-5, equal_nan=True), figure
