@@ -169,7 +169,7 @@ def train(workspace: Workspace, trainer: str, *flags: str) -> None:
     )
 
 
-def train_here(workspace: Workspace, trainer: str, plans: str) -> None:
+def train_here(workspace: Workspace, trainer: str, plans: str, configuration: str = "2d") -> None:
     """The same in this process, without nnU-Net's validation at the end: a quarter of the time."""
     import torch
     from nnunetv2.run.run_training import get_trainer_from_args
@@ -178,7 +178,7 @@ def train_here(workspace: Workspace, trainer: str, plans: str) -> None:
         use_folders(workspace, patch)
         patch.setenv("nnUNet_extTrainer", "")
         make_trainers_findable()
-        made = get_trainer_from_args("902", "2d", 0, trainer, plans, device=torch.device("cpu"))
+        made = get_trainer_from_args("902", configuration, 0, trainer, plans, device=torch.device("cpu"))
         made.run_training()
         made.ima_lock.release()
 

@@ -206,12 +206,12 @@ def _write(evaluated: list[Any], content: Any, folder: Path) -> None:
     """results.json, slices.csv (of a single model), the curves and the report."""
     from nnunet_ima.evaluation.smallest import write_smallest
     from nnunet_ima.report.segmentation import write_report
-    from nnunet_ima.report.tables import write_results, write_slices
+    from nnunet_ima.report.tables import write_results, write_samples
 
     classes, _, sweeps, shown, margins = zip(*evaluated, strict=True)
     write_results(folder, content)
     if len(evaluated) == 1:
-        write_slices(folder, sweeps[0], classes[0])
+        write_samples(folder, sweeps[0], classes[0], content["models"][0]["sample"])
         if "smallest" in content["models"][0]:
             write_smallest(folder, content["models"][0]["smallest"])
     write_report(folder, content, shown, margins)

@@ -7,10 +7,11 @@ from typing import Any
 from nnunet_ima.evaluation.audit import worst_verdict
 from nnunet_ima.evaluation.strong_sample import largest_gap
 from nnunet_ima.evaluation.summary import WORST, number
-from nnunet_ima.metrics.comparison import MEAN
+from nnunet_ima.metrics.comparison import MEAN, WHOLE
 from nnunet_ima.metrics.indices import FAILURE_THRESHOLD
 from nnunet_ima.metrics.statistics import area_under_curve
 from nnunet_ima.report.tables import names
+from nnunet_ima.report.words import in_words_of
 
 THRESHOLD = 100 * FAILURE_THRESHOLD
 SIGNIFICANT = 0.05
@@ -22,8 +23,14 @@ ENOUGH_ATTACKS = ("strong",)
 def answer(content: dict[str, Any]) -> list[str]:
     """content: of `tables.results`."""
     models = content["models"]
+    sentences = _sentences(content)
+    return [in_words_of(models, sentence) for sentence in sentences if sentence]
+
+
+def _sentences(content: dict[str, Any]) -> list[str]:
+    models = content["models"]
     difference = _difference(content) if len(models) > 1 else _against_random(models[0])
-    return [sentence for sentence in (_breaks(models), difference, _trust(models)) if sentence]
+    return [_breaks(models), difference, _trust(models)]
 
 
 def first_below(levels: Sequence[float], values: Sequence[float], threshold: float) -> float | None:
@@ -114,8 +121,9 @@ def _difference(content: dict[str, Any]) -> str:
         return ""
     sign = 1 if row["first"] == best else -1
     points = f"{abs(row['mean']):.1f} points {'more' if sign * row['mean'] >= 0 else 'less'}"
+    of = " of whole cases" if row["class"] == WHOLE else ""
     head = (
-        f"At noise level {level:g} of {models[best]['attack']}, {labels[best]} keeps {points} mean Dice than "
+        f"At noise level {level:g} of {models[best]['attack']}, {labels[best]} keeps {points} mean Dice{of} than "
         f"{labels[second]}"
     )
     if row.get("differences") is not None:
@@ -132,7 +140,7 @@ def _area(model: dict[str, Any]) -> float:
 
 
 def _compares(row: dict[str, Any], one: int, other: int, level: float) -> bool:
-    return {row["first"], row["second"]} == {one, other} and row["noise"] == level and row["class"] == MEAN
+    return {row["first"], row["second"]} == {one, other} and row["noise"] == level and row["class"] in (MEAN, WHOLE)
 
 
 def _against_random(model: dict[str, Any]) -> str:

@@ -23,7 +23,8 @@ from nnunet_ima.report.curves import (
 )
 from nnunet_ima.report.pages import new_environment
 from nnunet_ima.report.pictures import MAGNIFICATION, Picture
-from nnunet_ima.report.tables import FAILED, FIGURES, certified_title, names, sample_title
+from nnunet_ima.report.tables import certified_title, figures_of, names, sample_title
+from nnunet_ima.report.words import in_words_of
 
 Shown = tuple[float, Sequence[Picture]]
 """The noise level shown first, and the pictures of a model."""
@@ -38,7 +39,8 @@ def write_report(folder: Path, content: dict[str, Any], shown: Sequence[Shown], 
     smallest = smallest_curves(models)
     page = new_environment().get_template("report.html.j2")
     with replacing(folder / "report.html") as path:
-        path.write_text(page.render(_filled_in(content, shown, margins, smallest)), encoding="utf-8")
+        html = page.render(_filled_in(content, shown, margins, smallest))
+        path.write_text(in_words_of(models, html), encoding="utf-8")
     save(noise_curves(models), folder, "robustness")
     if smallest:
         save(smallest, folder, "smallest")
@@ -47,7 +49,7 @@ def write_report(folder: Path, content: dict[str, Any], shown: Sequence[Shown], 
         save(corruptions, folder, "corruptions")
     if len(models) == 1:
         for picture in shown[0][1]:
-            save(picture.figure, folder, f"slice_{picture.name.lower()}")
+            save(picture.figure, folder, f"{models[0].get('sample', 'slice')}_{picture.name.lower()}")
 
 
 def _filled_in(
@@ -62,7 +64,7 @@ def _filled_in(
         "answer": answer(content),
         "models": list(zip(names(models), models, shown, margins, strict=True)),
         "first": models[0],
-        "figures": (FIGURES[1], FIGURES[0], FAILED),
+        "figures": _figures(models),
         "level_heads": [_head(level, models[0]["unit"]) for level in models[0]["levels"]],
         "level_told": [level_told(models[0], level) for level in models[0]["levels"]],
         "case_heads": _case_heads(models),
@@ -88,6 +90,12 @@ def _filled_in(
         "magnification": MAGNIFICATION,
     }
     return filled | {"sections": _sections(filled)}
+
+
+def _figures(models: Sequence[dict[str, Any]]) -> list[tuple[str, str]]:
+    """ADI before TVDI."""
+    tvdi, adi, *others = figures_of(models)
+    return [adi, tvdi, *others]
 
 
 def _sections(filled: dict[str, Any]) -> list[tuple[str, str]]:

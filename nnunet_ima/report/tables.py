@@ -10,6 +10,7 @@ from typing import Any
 from nnunet_ima.evaluation.sweep import Sweep
 from nnunet_ima.files import replacing
 from nnunet_ima.metrics.comparison import MEAN, WHOLE, compare
+from nnunet_ima.report.words import in_words_of
 
 FIGURES = (("tvdi", "TVDI (%): Dice of all voxels"), ("adi", "ADI (%): mean Dice of the slices"))
 CASES = ("case_dice", "Dice of whole cases (%): all their attacked voxels together, mean of the cases")
@@ -36,12 +37,13 @@ def write_results(folder: Path, content: dict[str, Any]) -> None:
         path.write_text(json.dumps(content, indent=2) + "\n")
 
 
-def write_slices(folder: Path, found: Sweep, classes: Sequence[str]) -> None:
-    """`slices.csv`: one line per slice, noise (pgd, ..., random, corruptions), its family, level and class."""
+def write_samples(folder: Path, found: Sweep, classes: Sequence[str], sample: str) -> None:
+    """`slices.csv`, or of a 3D model `volumes.csv`: one line per slice or volume (`sample`), noise (pgd, ..., random,
+    corruptions), its family, level and class."""
     folder.mkdir(parents=True, exist_ok=True)
-    with replacing(folder / "slices.csv") as path, path.open("w", newline="") as file:
+    with replacing(folder / f"{sample}s.csv") as path, path.open("w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(["case", "slice", "noise", "family", "level", "class", "tp", "fp", "fn", "perturbation_norm"])
+        writer.writerow(["case", sample, "noise", "family", "level", "class", "tp", "fp", "fn", "perturbation_norm"])
         for one in found.found.values():
             for row, level in enumerate(one.levels):
                 for column, (case, index) in enumerate(found.slices):
@@ -100,7 +102,7 @@ def table(models: Sequence[dict[str, Any]]) -> str:
     lines += ["", "Noise level at which half of the slices fail"]
     lines += [name.ljust(width) + _half_cell(model) for name, model in zip(labels, models, strict=True)]
     more = [_sample_lines, _smallest_lines, _certified_lines, _volume_lines, _corruption_lines, _comparison_lines]
-    return "\n".join([*lines, *(line for part in more for line in part(labels, models, width))])
+    return in_words_of(models, "\n".join([*lines, *(line for part in more for line in part(labels, models, width))]))
 
 
 def _called(noise: str) -> str:

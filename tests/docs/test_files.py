@@ -14,7 +14,7 @@ from nnunet_ima.evaluation.sweep import Found, Sweep
 from nnunet_ima.methods.history import History
 from nnunet_ima.methods.margins import MarginStore
 from nnunet_ima.methods.method import Tally
-from nnunet_ima.report.tables import results, write_slices
+from nnunet_ima.report.tables import results, write_samples
 from tests.docs.pages import ROOT, inline_code
 
 PAGE = (ROOT / "docs" / "reference" / "files.md").read_text()
@@ -46,7 +46,7 @@ def keys(content: Any) -> set[str]:
 
 
 def test_columns_of_slices(tmp_path: Path, sweep: Sweep) -> None:
-    write_slices(tmp_path, sweep, ["class"])
+    write_samples(tmp_path, sweep, ["class"], "slice")
     with (tmp_path / "slices.csv").open() as file:
         assert set(next(csv.reader(file))) <= NAMED
 

@@ -22,7 +22,7 @@ from nnunet_ima.plots import new_figure
 from nnunet_ima.report.images import outline, picture
 from nnunet_ima.report.pictures import Frame, Picture
 from nnunet_ima.report.segmentation import write_report
-from nnunet_ima.report.tables import results, table, write_results, write_slices
+from nnunet_ima.report.tables import results, table, write_results, write_samples
 from nnunet_ima.segmentation.cases.models import TrainedModel
 
 CLASSES = ["anterior", "posterior"]
@@ -176,7 +176,7 @@ def test_the_table_shows_every_noise() -> None:
 
 def test_the_files_hold_what_was_counted(tmp_path: Path) -> None:
     found = _sweep(0, 0.3)
-    write_slices(tmp_path, found, CLASSES)
+    write_samples(tmp_path, found, CLASSES, "slice")
     rows = list(csv.DictReader((tmp_path / "slices.csv").open()))
     assert len(rows) == (3 + 3 + 3 + 6) * 24 * 2
     for name, one in found.found.items():

@@ -122,8 +122,9 @@ def find_models(
     if not fits:
         wanted = {"-d": dataset, "-c": configuration, "-f": fold, "-tr": ",".join(trainers or []), "-p": plans}
         chosen = " ".join(f"{flag} {value}" for flag, value in wanted.items() if value)
+        kind = "2D " if configuration in (None, "2d") else ""
         raise UserError(
-            f"No trained {'' if configuration else '2D '}model with a {checkpoint} for {chosen or 'any data set'} in "
+            f"No trained {kind}model with a {checkpoint} for {chosen or 'any data set'} in "
             f"nnUNet_results ({results}): train one with nnUNetv2_train, or choose another with -d, -c, -f, -tr, -p or "
             "-chk."
         )

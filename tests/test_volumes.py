@@ -1,0 +1,151 @@
+"""3D models through the commands a user types: planned, trained, attacked, exported."""
+
+import csv
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from nnunet_ima.cli.eval import evaluate
+from nnunet_ima.cli.plan import plan
+from nnunet_ima.errors import UserError
+from nnunet_ima.evaluation.noise_names import ATTACK_NAMES
+from nnunet_ima.metrics.indices import average_dice_index
+from tests.conftest import Workspace, train_here, use_folders
+
+VOLUMES = "nnUNetTrainerIMA__nnUNetPlansVolumes__3d_fullres"
+WHICH = ("-d", "902", "-device", "cpu", "-tr", "nnUNetTrainerIMA")
+SPATIAL = [name for name in ATTACK_NAMES if name not in ("square", "transfer")]
+
+
+@pytest.fixture(scope="module")
+def hardened(workspace: Workspace, in_3d: Workspace) -> Iterator[Workspace]:
+    """A 3D model and a 2D model of the same cases, trained for a moment."""
+    shutil.rmtree(workspace.results, ignore_errors=True)
+    settings = ("-d", "D902", "--noise-max", "8", "--threshold", "0", "--epochs", "1", "--iterations", "2")
+    short = ("--val-iterations", "1", "--steps", "2", "--batch-size", "2")
+    with pytest.MonkeyPatch.context() as patch:
+        use_folders(workspace, patch)
+        for configuration, name in (("3d_fullres", "nnUNetPlansVolumes"), ("2d", "nnUNetPlansSlices")):
+            plan([*settings, *short, "-c", configuration, "-o", name])
+            train_here(workspace, "nnUNetTrainerIMA", name, configuration)
+    yield workspace
+    shutil.rmtree(workspace.results, ignore_errors=True)
+
+
+@pytest.fixture
+def ready(hardened: Workspace, in_process: Workspace) -> Workspace:
+    return hardened
+
+
+def evaluated(tmp_path: Path, *flags: str) -> dict[str, Any]:
+    evaluate([*WHICH, "-o", str(tmp_path), *flags])
+    content: dict[str, Any] = json.loads((tmp_path / "results.json").read_text())
+    return content
+
+
+def test_a_volume_is_a_sample(ready: Workspace, tmp_path: Path) -> None:
+    """Dice of each case, and at noise 0 that of nnU-Net's own prediction where nothing is resampled or mirrored."""
+    flags = (
+        "-c",
+        "3d_fullres",
+        "--noise",
+        "20",
+        "--steps",
+        "3",
+        "--volumes",
+        "--surface",
+        "2",
+        "--corruptions",
+        "blur",
+    )
+    model = evaluated(tmp_path, *flags)["models"][0]
+    assert (model["sample"], model["slices"], model["cases"]) == ("volume", 2, 2)
+    assert [level["noise"] for level in model["levels"]] == [0, 20]
+    shape = (11, 64, 64)
+    assert model["levels"][1]["rms_per_pixel"] == pytest.approx(20 / np.prod(shape) ** 0.5, rel=0.1)
+    assert model["levels"][1]["adi"] < model["levels"][0]["adi"]
+    assert model["levels"][0]["case_dice"] == pytest.approx(model["levels"][0]["adi"])
+    assert [volume["noise"] for volume in model["volumes"]] == [0, 20] and "nsd" in model["volumes"][0]
+    folder = tmp_path / f"{VOLUMES}__fold_0"
+    rows = [
+        row for row in csv.DictReader((folder / "volumes.csv").open()) if row["noise"] == "pgd" and row["level"] == "0"
+    ]
+    counts = [
+        [[int(row[key]) for key in ("tp", "fp", "fn")] for row in rows if row["case"] == case]
+        for case in {row["case"] for row in rows}
+    ]
+    assert model["levels"][0]["adi"] == pytest.approx(100 * average_dice_index(counts), abs=1e-3)
+    assert {file.name for file in folder.glob("*.png")} >= {f"volume_worst_{axis}.png" for axis in range(3)}
+    page = (folder / "report.html").read_text()
+    assert "mean Dice of the volumes" in page and "mean Dice of the slices" not in page
+
+
+@pytest.mark.parametrize("name", SPATIAL)
+def test_every_attack_keeps_to_its_norm(name: str, ready: Workspace, tmp_path: Path) -> None:
+    small = (
+        "--steps",
+        "2",
+        "--strong-steps",
+        "1",
+        "--spsa-samples",
+        "4",
+        "--spsa-steps",
+        "1",
+        "--cases",
+        "phantom_003",
+    )
+    vanish = ("--vanish", "wall") if name == "vanish" else ()
+    cases = json.loads((ready.preprocessed / "splits_final.json").read_text())[0]["val"]
+    evaluated(tmp_path, "-c", "3d_fullres", "--noise", "5", "--attack", name, *small[:-1], cases[0], *vanish)
+    with (tmp_path / f"{VOLUMES}__fold_0" / "volumes.csv").open() as file:
+        norms = {float(row["perturbation_norm"]) for row in csv.DictReader(file) if row["level"] == "5"}
+    assert len(norms) >= 1 and max(norms) <= 5 * (1 + 1e-5) and max(norms) > 0
+
+
+def test_slices_and_volumes_on_one_footing(
+    ready: Workspace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = evaluated(tmp_path, "-c", "2d,3d_fullres", "--rms", "0.2", "--steps", "2")
+    slices, volumes = content["models"]
+    assert (slices["sample"], volumes["sample"]) == ("slice", "volume")
+    assert all(model["levels"][1]["rms_per_pixel"] == 0.2 for model in content["models"])
+    assert {row["class"] for row in content["comparisons"]} == {"whole cases"}
+    with (tmp_path / f"{VOLUMES}__fold_0" / "volumes.csv").open() as file:
+        norms = [
+            float(row["perturbation_norm"])
+            for row in csv.DictReader(file)
+            if row["noise"] == "random" and row["level"] == "0.2"
+        ]
+    assert norms[0] == pytest.approx(0.2 * (11 * 64 * 64) ** 0.5, rel=0.1)
+    assert "Dice of whole cases (%)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (
+            ("-c", "3d_fullres", "--noise", "5", "--slices", "all"),
+            r"--slices all is for 2D models, of .* whole cases count",
+        ),
+        (("-c", "3d_fullres", "--noise", "5", "--attack", "square"), "--attack square draws squares on slices and"),
+        (("-c", "2d,3d_fullres", "--noise", "5"), "--noise would put less noise on the voxels of .* --rms"),
+        (("-c", "3d_fullres", "--rms", "0.1", "--audit"), "--rms goes without --audit"),
+        (("-c", "3d_fullres", "--rms", "0.1", "--smallest"), "--rms goes without --smallest"),
+        (
+            ("-c", "3d_lowres", "--noise", "5"),
+            "No trained model with a checkpoint_final.pth for -d Dataset902_PhantomHeart -c 3d_lowres",
+        ),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+def test_what_volumes_cannot_do_is_one_sentence(
+    ready: Workspace, tmp_path: Path, flags: tuple[str, ...], message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        evaluate([*WHICH, "-o", str(tmp_path / "out"), *flags])
+    assert not (tmp_path / "out").exists()
