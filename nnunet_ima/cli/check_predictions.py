@@ -136,8 +136,8 @@ def _content(args: argparse.Namespace, models: Models, seconds: float, **found: 
         **found,
         "by": args.by,
         "model": str(models.checked),
-        "members": [str(member) for member in models.members],
-        "plain": str(models.plain) if models.plain else None,
+        "members": [str(member.checkpoint_file) for member in models.members],
+        "plain": str(models.plain.checkpoint_file) if models.plain else None,
         "settings": repeatable(_choice(args), ["nnunet-ima-check-predictions", *sys.argv[1:]]) | told,
         "run": circumstances(rank_device(args.device), seconds),
     }

@@ -25,8 +25,8 @@ from nnunet_ima.segmentation.cases.slices import Slice, batches
 from nnunet_ima.segmentation.objectives.dice import SegmentationObjective, overlap_counts
 
 SCORES = {
-    "pairwise_dice": "mean Dice of each two ensemble members (%)",
-    "plain_dice": "Dice with the plain model (%)",
+    "pairwise_dice": "mean Dice between the predictions of each two ensemble members (%)",
+    "plain_dice": "Dice between the prediction and that of the plain model (%)",
     "smallest_noise": "smallest noise that changes the prediction (noise level)",
 }
 """By name. A smaller value says that the prediction is more likely wrong."""

@@ -28,16 +28,17 @@ UNITS = {"pairwise_dice": " %", "plain_dice": " %", "smallest_noise": ""}
 def answer(rows: Sequence[Row], judged: Sequence[dict[str, Any]], by: str, left_out: Sequence[str]) -> list[str]:
     """What to check first; what was found empty; how well the scores find bad cases; what was left out and why."""
     clean = ordered([row for row in rows if row.condition == CLEAN], by)
-    named = [f"{row.case} ({row.scores[by]:.1f}{UNITS[by]})" for row in clean[:FIRST]]
-    first = f"Check these first: {', '.join(named)}; the lower the {NAMES[by]}, the likelier is an error."
-    return [
-        *(() if len(clean) < 2 else (f"{first} cases.csv has the order of all {len(clean)} cases.",)),
-        *(() if len(clean) != 1 else (f"The {NAMES[by]} of {named[0]} stands alone: a single case has no order.",)),
-        *_empty(clean),
-        *_lasting(clean),
-        *_judgement(rows, judged),
-        *left_out,
-    ]
+    return [_first(clean, by), *_empty(clean), *_lasting(clean), *_judgement(rows, judged), *left_out]
+
+
+def _first(rows: Sequence[Row], by: str) -> str:
+    named = [f"{row.case} ({row.scores[by]:.1f}{UNITS[by]})" for row in rows[:FIRST]]
+    if len(rows) == 1:
+        return f"The {NAMES[by]} of {named[0]} stands alone: a single case has no order."
+    return (
+        f"Check these first: {', '.join(named)}; the lower the {NAMES[by]}, the likelier is an error. cases.csv has "
+        f"the order of all {len(rows)} cases."
+    )
 
 
 def _empty(rows: Sequence[Row]) -> list[str]:
@@ -51,8 +52,8 @@ def _lasting(rows: Sequence[Row]) -> list[str]:
     if not lasting:
         return []
     return [
-        f"In {lasting} of {len(rows)} cases no noise up to the largest changes the prediction, which leaves them in no "
-        "order by this score: give a larger --largest."
+        f"In {lasting} of {len(rows)} cases half of the slices last up to the largest noise, which leaves these cases "
+        "in no order by this score: give a larger --largest."
     ]
 
 
