@@ -15,13 +15,13 @@ from typing import Any, Literal, get_args, get_origin
 from griffe_prose import prose
 
 from nnunet_ima.classification.settings import Settings as ClassifierSettings
-from nnunet_ima.cli import classify, eval, export, ladder, plan, setup, soup
+from nnunet_ima.cli import check_predictions, classify, eval, export, ladder, plan, setup, soup
 from nnunet_ima.methods.method import Method
 from nnunet_ima.methods.registry import methods
 from nnunet_ima.segmentation.settings import Settings
 
 FOLDER = Path(__file__).parents[1] / "docs" / "reference"
-PARSERS = (plan, eval, soup, ladder, export, classify, setup)
+PARSERS = (plan, eval, check_predictions, soup, ladder, export, classify, setup)
 
 
 def commands() -> str:

@@ -14,6 +14,7 @@ import torch
 from nnunetv2.evaluation.evaluate_predictions import compute_metrics_on_folder_simple
 from nnunetv2.run.run_training import get_trainer_from_args
 
+from nnunet_ima.cli.check_predictions import check_predictions
 from nnunet_ima.cli.eval import evaluate
 from nnunet_ima.errors import UserError
 from nnunet_ima.nnunet.trainer_search import DISCOVERY, make_trainers_findable
@@ -240,3 +241,108 @@ def test_a_certificate(ready: Workspace, tmp_path: Path, capsys: pytest.CaptureF
     with pytest.raises(UserError, match=r"--certify-samples 5 can certify nothing"):
         evaluated("--noise", "4", "-f", "0", "-o", str(tmp_path / "few"), "--certify", "1", "--certify-samples", "5")
     assert not list((tmp_path / "few").rglob("*.json*"))
+
+
+def checked(folder: Path, *flags: str) -> list[dict[str, str]]:
+    """The rows of cases.csv."""
+    check_predictions(["-d", "902", "-p", "nnUNetPlansFolds", "-device", "cpu", "-o", str(folder), *flags])
+    with (folder / "cases.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_predictions_without_references_are_put_in_order(
+    ready: Workspace, unseen: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images, _ = unseen
+    flags = ("-f", "0,1", "-i", str(images), "--steps", "2", "--per-case", "1")
+    rows = checked(tmp_path / "out", *flags)
+    told = capsys.readouterr().out
+    assert [row["rank"] for row in rows] == ["1", "2"] and {row["case"] for row in rows} == {"new_0", "new_1"}
+    assert float(rows[0]["pairwise_dice"]) <= float(rows[1]["pairwise_dice"]) and rows[0]["plain_dice"] == ""
+    assert all(float(row["smallest_noise"]) >= 0 and row["dice"] == row["risk"] == "" for row in rows)
+    assert f"Check these first: {rows[0]['case']}" in told and "plain_dice is left out: to have it, name the" in told
+    assert "Without references nothing tells how well these scores work" in told
+    assert not (tmp_path / "out" / "risk_coverage.png").exists()
+    # What is known is not computed again, whatever gives the order.
+    journal = tmp_path / "out" / "journal" / "rank0.jsonl"
+    before = journal.read_bytes()
+    again = checked(tmp_path / "out", *flags, "--by", "smallest_noise")
+    assert journal.read_bytes() == before
+    assert sorted(row["pairwise_dice"] for row in again) == sorted(row["pairwise_dice"] for row in rows)
+
+
+@pytest.mark.slow
+def test_scores_are_those_of_predictions_of_stock_nnunet(
+    ready: Workspace, unseen: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """Pairwise Dice and Dice from the files that nnUNetv2_predict writes for each fold, and for both together."""
+    images, labels = unseen
+    rows = checked(tmp_path / "out", "-f", "0,1", "-i", str(images), "-gt", str(labels), "--no-smallest")
+    for name, folds in (("one", "0"), ("other", "1"), ("both", "0 1")):
+        ready.run(
+            "nnUNetv2_predict_from_modelfolder",
+            *("-i", str(images), "-o", str(tmp_path / name), "-m", str(ready.results / MODEL), "-f", *folds.split()),
+            *("-device", "cpu", "-npp", "1", "-nps", "1", "--disable_tta"),
+            nnUNet_extTrainer=str(DISCOVERY),
+        )
+
+    def dice(first: Path, second: Path) -> float:
+        a, b = (np.asarray(nibabel.load(file).dataobj) for file in (first, second))
+        found = [2 * ((a == k) & (b == k)).sum() / max(((a == k).sum() + (b == k).sum()), 1) for k in (1, 2)]
+        there = [(a == k).any() or (b == k).any() for k in (1, 2)]
+        return float(100 * np.mean(np.asarray(found)[there])) if any(there) else 100.0
+
+    for row in rows:
+        file = f"{row['case']}.nii.gz"
+        assert float(row["pairwise_dice"]) == pytest.approx(
+            dice(tmp_path / "one" / file, tmp_path / "other" / file), abs=0.1
+        )
+        assert float(row["dice"]) == pytest.approx(dice(labels / file, tmp_path / "both" / file), abs=0.1)
+
+
+def test_models_and_cases_that_tell_nothing_are_refused(
+    ready: Workspace, unseen: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images, labels = unseen
+    raw, folder = ready.folder / "raw" / DATASET, ready.results / MODEL
+    first, second = (str(folder / f"fold_{fold}" / "checkpoint_final.pth") for fold in FOLDS)
+    cases = ("-i", str(images))
+
+    def refused(match: str, *flags: str) -> None:
+        with pytest.raises(UserError, match=match):
+            checked(tmp_path / "out", *flags)
+        assert not (tmp_path / "out").exists()
+
+    refused("fold 0 was trained on .* surer than elsewhere; leave it out", "-f", "0,1", "-i", str(raw / "imagesTr"))
+    refused("fold 1 was trained on", "-f", "0", "--members", second)
+    refused("--plain .* is the model that is checked", "-f", "0", "--plain", first)
+    refused("--members .* counts already: give each model once", "-f", "0,1", *cases, "--members", second)
+    refused("hold out no case in common and .* has no imagesTs", "-f", "0,1")
+    refused("--no-smallest leaves no score", "-f", "0", "--no-smallest")
+    refused("--by plain_dice: there is no such score with these models; name the checkpoint", "--by", "plain_dice")
+    refused("-gt .* needs the images", "-gt", str(labels))
+    refused("--corruptions blur judges the scores, which needs references: add -gt", *cases, "--corruptions", "blur")
+    refused("--largest 0 must be above 0", "--largest", "0")
+    refused("--plain .*none.pth does not exist", "--plain", str(tmp_path / "none.pth"))
+    elsewhere = tmp_path / "checkpoint_final.pth"
+    shutil.copy(second, elsewhere)
+    refused("--members .* is in no folder of a trained model", "-f", "0", "--members", str(elsewhere))
+    with monkeypatch.context() as patch:
+        patch.setattr("nnunet_ima.evaluation.corruptions.find_spec", lambda _: None)
+        refused("--corruptions motion: .* need TorchIO; install it", "-f", "0", "--corruptions", "motion")
+    other = tmp_path / "other" / "nnUNetTrainerPlain__nnUNetPlansFolds__2d"
+    shutil.copytree(folder, other)
+    described = json.loads((other / "dataset.json").read_text())
+    (other / "dataset.json").write_text(json.dumps(described | {"labels": {"background": 0, "heart": 1, "wall": 2}}))
+    with pytest.raises(UserError, match=r"--plain: .* has other labels than"):
+        checked(tmp_path / "out", *cases, "-f", "0", "--plain", str(other / "fold_1" / "checkpoint_final.pth"))
+
+
+def test_a_single_case_has_no_order(ready: Workspace, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of one fold on its own held-out cases only the smallest noise is left."""
+    split = json.loads((ready.preprocessed / "splits_final.json").read_text())[0]["val"]
+    (row,) = checked(tmp_path, "-f", "0", "--cases", split[0], "--steps", "2", "--per-case", "1")
+    told = capsys.readouterr().out
+    assert row["case"] == split[0] and row["pairwise_dice"] == "" and 0 <= float(row["dice"]) <= 100
+    assert "stands alone: a single case has no order" in told and "AURC judges an order of cases" in told
+    assert "pairwise_dice is left out: to have it, name two folds or more with -f 0,1" in told

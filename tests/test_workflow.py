@@ -127,6 +127,42 @@ def _evaluated(folder: Path, *flags: str) -> Any:
     return content
 
 
+def test_predictions_are_put_in_order_and_the_order_is_judged(trained: Workspace, tmp_path: Path) -> None:
+    """A hardened model, another checkpoint and the plain model beside it, on cases that all of them hold out."""
+    plain, other = (
+        trained.results / model / "fold_0" / f"checkpoint_{name}.pth"
+        for model, name in ((PLAIN, "final"), (IMA, "best"))
+    )
+    flags = ("-o", str(tmp_path), "--plain", str(plain), "--members", str(other), "--steps", "2", "--per-case", "1")
+    told = trained.run("nnunet-ima-check-predictions", *HEART, *flags, "--corruptions", "blur").stdout
+    assert "Check these first:" in told and "| no corruption |" in told and "| blur, severity 3 |" in told
+    content = json.loads((tmp_path / "scores.json").read_text())
+    with (tmp_path / "cases.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    held_out = sorted({row["case"] for row in rows})
+    assert len(held_out) == 2 and len(rows) == 4
+    for condition, one in zip(("none", "blur", "all together"), content["judged"], strict=True):
+        own = [row for row in rows if condition in (row["corruption"], "all together")]
+        risks = np.asarray([float(row["risk"]) for row in own])
+        assert one["corruption"] == condition and one["random"] == pytest.approx(risks.mean(), abs=1e-2)
+        for score, found in one["scores"].items():
+            values = [float(row[score]) for row in own]
+            if len(set(values)) == len(values):
+                kept = risks[np.argsort(values)[::-1]]
+                assert found["aurc"] == pytest.approx(np.mean(np.cumsum(kept) / range(1, len(kept) + 1)), abs=1e-2)
+        assert set(one["scores"]) == {"pairwise_dice", "plain_dice", "smallest_noise"}
+    names = {
+        "answer.md",
+        "cases.csv",
+        "journal",
+        "report.html",
+        "risk_coverage.png",
+        "risk_coverage.svg",
+        "scores.json",
+    }
+    assert {path.name for path in tmp_path.iterdir()} == names
+
+
 def test_a_mix_of_weights_is_a_model_of_stock_nnunet(
     ready: Workspace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -62,16 +62,9 @@ def _check(args: argparse.Namespace) -> None:
     if args.transfer_from and "transfer" not in args.attack:
         raise UserError(f"--transfer-from {args.transfer_from} is for --attack transfer: add it, or leave this out.")
 
-    from nnunet_ima.evaluation.corruptions import NEED_TORCHIO, available
+    from nnunet_ima.evaluation.corruptions import chosen_corruptions
 
-    if args.corruptions == ("all",):
-        args.corruptions = tuple(available())
-    missing = [name for name in args.corruptions if name not in available()]
-    if missing:
-        raise UserError(
-            f"--corruptions {','.join(missing)}: {', '.join(NEED_TORCHIO)} need TorchIO; install it with pip install "
-            "'nnunet-ima[corruptions]'."
-        )
+    args.corruptions = chosen_corruptions(args.corruptions)
 
 
 def _check_dimensions(models: list[Any], args: argparse.Namespace) -> None:

@@ -1,6 +1,7 @@
 """Which models `nnunet-ima-eval` attacks: one fold, several, or several together; and whose noise it transfers."""
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ def chosen_models(args: argparse.Namespace, results: Path) -> list[Any]:
     from nnunet_ima.nnunet.dataset_names import dataset_name
     from nnunet_ima.segmentation.cases.models import find_models
 
-    folds = _folds(args)
+    folds = named_folds(args.f)
     models = find_models(
         results,
         dataset_name(args.d) if args.d else None,
@@ -27,9 +28,9 @@ def chosen_models(args: argparse.Namespace, results: Path) -> list[Any]:
     return _several_folds(models, folds, args) if args.ensemble or len(folds) > 1 else models
 
 
-def _folds(args: argparse.Namespace) -> list[str]:
+def named_folds(told: Sequence[str] | None) -> list[str]:
     """`-f 0 1`, `-f 0,1` -> ["0", "1"]; empty without."""
-    folds = list(dict.fromkeys(fold for given in args.f or [] for fold in given.split(",") if fold))
+    folds = list(dict.fromkeys(fold for given in told or [] for fold in given.split(",") if fold))
     if len(folds) > 1 and "all" in folds:
         raise UserError(f"-f {','.join(folds)}: fold all holds no case out, it stands alone; leave it out.")
     return folds

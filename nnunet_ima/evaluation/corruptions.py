@@ -5,7 +5,7 @@ the intensity scale (Poisson, Rician) takes the least intensity of the slice, wh
 Bias field, ghosting, motion and spikes come from TorchIO (Perez-Garcia et al., 2021), if it is installed.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from importlib.util import find_spec
 from typing import Any
@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from nnunet_ima.errors import UserError
 from nnunet_ima.evaluation.noises import Draws, Noise, Target
 
 SEVERITIES = (1, 2, 3, 4, 5)
@@ -111,6 +112,19 @@ def has_torchio() -> bool:
 def available() -> list[str]:
     """The corruptions that can be made with what is installed."""
     return [name for name in CORRUPTIONS if has_torchio() or name not in NEED_TORCHIO]
+
+
+def chosen_corruptions(names: Sequence[str]) -> tuple[str, ...]:
+    """These; of `all` those that can be made. UserError for one that needs what is not installed."""
+    if tuple(names) == ("all",):
+        return tuple(available())
+    missing = [name for name in names if name not in available()]
+    if missing:
+        raise UserError(
+            f"--corruptions {','.join(missing)}: {', '.join(NEED_TORCHIO)} need TorchIO; install it with pip install "
+            "'nnunet-ima[corruptions]'."
+        )
+    return tuple(names)
 
 
 def corruption(name: str, seed: int = 0) -> Noise:

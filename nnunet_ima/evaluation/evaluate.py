@@ -3,7 +3,7 @@
 import math
 import os
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -27,6 +27,9 @@ from nnunet_ima.segmentation.cases.models import TrainedModel, load_predictor
 from nnunet_ima.segmentation.cases.slices import Placed, SliceChoice, Slices, choose_cases, held_out_cases
 from nnunet_ima.segmentation.cases.volumes import Volumes
 
+SAME_INPUT = ("normalization_schemes", "spacing")
+"""In what models agree that can be shown the same preprocessed image."""
+SAME_SLICES = ("patch_size", *SAME_INPUT)
 UNIT_CASES = 5
 """So many cases tell how many original units one SD is (nnU-Net normalises MRI case by case)."""
 
@@ -34,9 +37,10 @@ UNIT_CASES = 5
 @dataclass(frozen=True)
 class Choice:
     """What is evaluated. attacks: the first is the main one; vanish: name of a class; images, references: folders of
-    other cases than the held-out ones; noise_on_padding: slices are padded to the patch before they are attacked, not
-    after it. mirroring: what is attacked averages mirrored images, as nnU-Net's prediction does. per_pixel: levels are
-    the root mean square per pixel or voxel (SD), so that slices and volumes of any size get noise of one size."""
+    other cases than the held-out ones (images alone where nothing is judged); noise_on_padding: slices are padded to
+    the patch before they are attacked, not after it. mirroring: what is attacked averages mirrored images, as nnU-Net's
+    prediction does. per_pixel: levels are the root mean square per pixel or voxel (SD), so that slices and volumes of
+    any size get noise of one size."""
 
     levels: tuple[float, ...]
     attacks: tuple[str, ...] = ("pgd",)
@@ -117,14 +121,14 @@ def prepare(
     other = None
     if surrogate is not None:
         other = load_predictor(surrogate, device)
-        _check_surrogate(model, predictor, surrogate, other)
+        check_fits(model, predictor, surrogate, other, "--transfer-from", SAME_SLICES)
         settings = replace(settings, surrogate=file_digest(surrogate.checkpoint_file))
     target = target_of(predictor, other, choice.mirroring)
     return Subject(model, predictor, target, cases, slices, classes, settings, surrogate)
 
 
 def _cases(model: TrainedModel, predictor: Any, choice: Choice, preprocessed: Path | None) -> tuple[Cases, list[str]]:
-    if choice.images is not None and choice.references is not None:
+    if choice.images is not None:
         raw = RawCases(predictor, choice.images, choice.references)
         return raw, raw.names if choice.cases == "heldout" else choose_cases(raw.names, choice.cases)
     assert preprocessed is not None
@@ -134,18 +138,21 @@ def _cases(model: TrainedModel, predictor: Any, choice: Choice, preprocessed: Pa
     return PreprocessedCases(preprocessed / model.dataset / identifier, names, predictor.dataset_json), names
 
 
-def _check_surrogate(model: TrainedModel, predictor: Any, surrogate: TrainedModel, other: Any) -> None:
-    for name in ("patch_size", "normalization_schemes", "spacing"):
-        ours, theirs = (str(getattr(one.configuration_manager, name)) for one in (predictor, other))
+def check_fits(
+    model: TrainedModel, predictor: Any, other: TrainedModel, loaded: Any, flag: str, alike: Sequence[str]
+) -> None:
+    """UserError where another model's configuration differs in one of the names `alike`, or its labels differ."""
+    for name in alike:
+        ours, theirs = (str(getattr(one.configuration_manager, name)) for one in (predictor, loaded))
         if ours != theirs:
             raise UserError(
-                f"--transfer-from: {surrogate} has the {name.replace('_', ' ')} {theirs}, {model} has {ours}; noise of "
-                "one does not fit the other, choose a model of the same configuration."
+                f"{flag}: {other} has the {name.replace('_', ' ')} {theirs}, {model} has {ours}; what one is given "
+                "does not fit the other, choose a model of the same configuration."
             )
-    if predictor.label_manager.has_regions != other.label_manager.has_regions or (
-        predictor.dataset_json["labels"] != other.dataset_json["labels"]
+    if predictor.label_manager.has_regions != loaded.label_manager.has_regions or (
+        predictor.dataset_json["labels"] != loaded.dataset_json["labels"]
     ):
-        raise UserError(f"--transfer-from: {surrogate} has other labels than {model}; choose another model.")
+        raise UserError(f"{flag}: {other} has other labels than {model}; choose another model.")
 
 
 def class_names(predictor: Any) -> list[str]:
@@ -173,8 +180,11 @@ def plan(choice: Choice, settings: Settings) -> list[tuple[Noise, list[float]]]:
     ]
 
 
-def open_journal(subject: Subject, choice: Choice, folder: Path, overwrite: bool) -> Journal:
-    """The journal of the run in `folder`; every rank has read it before any of them writes."""
+def open_journal(
+    subject: Subject, choice: Choice, folder: Path, overwrite: bool, also: Mapping[str, str] | None = None
+) -> Journal:
+    """The journal of the run in `folder`; every rank has read it before any of them writes. also: what else its
+    records have in common."""
     identity = {
         "model": "+".join(file_digest(file)[:12] for file in subject.model.checkpoint_files),
         "slices": f"{len(subject.slices)} ({subject.slices.digest})",
@@ -186,7 +196,7 @@ def open_journal(subject: Subject, choice: Choice, folder: Path, overwrite: bool
     }
     if choice.mirroring:
         identity["mirroring"] = "yes"
-    journal = Journal(folder, identity, rank(), overwrite)
+    journal = Journal(folder, identity | dict(also or {}), rank(), overwrite)
     gathered(None)
     return journal
 

@@ -21,6 +21,7 @@ OURS = (
     "nnunet-ima-export",
     "nnunet-ima-soup",
     "nnunet-ima-ladder",
+    "nnunet-ima-check-predictions",
     "nnunet-ima-classify",
 )
 TOOLS = {"cd", "export", "git", "mypy", "mkdocs", "pre-commit", "pytest", "ruff", "source"}

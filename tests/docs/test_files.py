@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from nnunet_ima.evaluation.check_predictions import CLEAN, Row, judgements, write_cases
 from nnunet_ima.evaluation.noises import Noise
 from nnunet_ima.evaluation.summary import summarise
 from nnunet_ima.evaluation.sweep import Found, Sweep
@@ -55,6 +56,14 @@ def test_columns_of_margins() -> None:
     history = History()
     history.add(0, Tally(), MarginStore(["a"], 1.0), 1.0, 1)
     assert set(history.rows[0]) <= NAMED
+
+
+def test_columns_and_keys_of_predictions(tmp_path: Path) -> None:
+    rows = [Row(case, CLEAN, {"plain_dice": 90.0}, 10.0, 1) for case in CASES]
+    write_cases(tmp_path, rows, "plain_dice")
+    with (tmp_path / "cases.csv").open() as file:
+        assert set(next(csv.reader(file))) <= NAMED
+    assert keys(judgements(rows)) <= NAMED
 
 
 def test_keys_of_results(sweep: Sweep) -> None:

@@ -20,9 +20,13 @@ class AveragedNetwork(nn.Module):
 
     def __init__(self, members: Sequence[nn.Module], mirror_axes: Sequence[int] = ()) -> None:
         super().__init__()
-        self.members = nn.ModuleList(members)
+        self.members, self.mirror_axes = nn.ModuleList(members), tuple(mirror_axes)
         axes = [axis + 2 for axis in mirror_axes]
         self.flips = [flip for count in range(len(axes) + 1) for flip in combinations(axes, count)]
+
+    def alone(self) -> list["AveragedNetwork"]:
+        """Each member by itself, on the same mirrored images."""
+        return [AveragedNetwork([member], self.mirror_axes) for member in self.members]
 
     def forward(self, x: Tensor) -> Tensor:
         parts = [(member, flip) for member in self.members for flip in self.flips]

@@ -81,21 +81,21 @@ class RawCases(_LastKept):
     """Raw images (`-i`, CASE_0000.nii.gz, ...) with references (`-gt`, CASE.nii.gz), preprocessed by nnU-Net itself.
 
     UserError, naming the case, where there are no images, or a reference is missing, has another shape than its
-    images or labels the model does not know.
+    images or labels the model does not know. references None: there are none, and every reference is empty.
     """
 
-    def __init__(self, predictor: Any, images: Path, references: Path) -> None:
+    def __init__(self, predictor: Any, images: Path, references: Path | None) -> None:
         self._predictor = predictor
         ending = predictor.dataset_json["file_ending"]
         for flag, folder in (("-i", images), ("-gt", references)):
-            if not folder.is_dir():
+            if folder is not None and not folder.is_dir():
                 raise UserError(f"{flag} {folder} is not a folder: name the one that holds the files.")
         self.names = sorted(get_identifiers_from_splitted_dataset_folder(str(images), ending))
         if not self.names:
             raise UserError(f"-i {images} holds no images named like CASE_0000{ending}: name the folder that does.")
         files = create_lists_from_splitted_dataset_folder(str(images), ending, self.names)
         self._images = {case: [Path(file) for file in found] for case, found in zip(self.names, files, strict=True)}
-        self._references = {case: references / f"{case}{ending}" for case in self.names}
+        self._references = {case: references / f"{case}{ending}" for case in self.names if references is not None}
         missing = [file.name for file in self._references.values() if not file.is_file()]
         if missing:
             raise UserError(
@@ -113,7 +113,7 @@ class RawCases(_LastKept):
         with redirect_stdout(StringIO()):
             data, segmentation, properties = preprocessor.run_case(
                 [str(file) for file in self._images[case]],
-                str(self._references[case]),
+                str(self._references[case]) if self._references else None,
                 predictor.plans_manager,
                 predictor.configuration_manager,
                 predictor.dataset_json,
@@ -122,11 +122,14 @@ class RawCases(_LastKept):
 
     def _check(self, case: str) -> None:
         reader = self._predictor.plans_manager.image_reader_writer_class()
-        images, reference = [str(file) for file in self._images[case]], self._references[case]
+        images, reference = [str(file) for file in self._images[case]], self._references.get(case)
         try:
-            image, labels = reader.read_images(images)[0], reader.read_seg(str(reference))[0]
+            image = reader.read_images(images)[0]
+            labels = None if reference is None else reader.read_seg(str(reference))[0]
         except (RuntimeError, OSError, ValueError, AssertionError) as error:
             raise UserError(f"Case {case} cannot be read ({first_line(error)}): repair its files.") from error
+        if reference is None or labels is None:
+            return
         if image.shape[1:] != labels.shape[1:]:
             raise UserError(
                 f"-gt {reference.name} has the shape {_shape(labels)}, its images {_shape(image)}: they do not belong "
@@ -145,7 +148,7 @@ class RawCases(_LastKept):
         return self._images[case]
 
     def reference(self, case: str) -> Path | None:
-        return self._references[case]
+        return self._references.get(case)
 
 
 def _shape(array: NDArray[Any]) -> str:

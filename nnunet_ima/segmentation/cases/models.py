@@ -132,6 +132,19 @@ def find_models(
     return sorted((model for model in fits if model.dataset == newest.dataset and model.fold == newest.fold), key=str)
 
 
+def model_of(checkpoint: Path, flag: str) -> TrainedModel:
+    """The model of a checkpoint in nnU-Net's folders. UserError, naming the flag, where it lies elsewhere."""
+    folder, fold = checkpoint.absolute().parents[1], checkpoint.absolute().parent.name
+    if not checkpoint.is_file():
+        raise UserError(f"{flag} {checkpoint} does not exist: give the checkpoint of a trained model.")
+    if len(folder.name.split("__")) != 3 or not fold.startswith("fold_") or not (folder / "plans.json").is_file():
+        raise UserError(
+            f"{flag} {checkpoint} is in no folder of a trained model: give a checkpoint where nnU-Net has written it, "
+            "in TRAINER__PLANS__CONFIGURATION/fold_N."
+        )
+    return TrainedModel(folder, fold.removeprefix("fold_"), checkpoint.name)
+
+
 def trained_folds(model: TrainedModel) -> list[str]:
     """The numbered folds beside this one that have the same checkpoint."""
     files = model.folder.glob(f"fold_*/{model.checkpoint}")

@@ -70,12 +70,17 @@ def held_out_cases(preprocessed: Path, data_identifier: str, fold: str) -> list[
 def check_unseen(preprocessed: Path, data_identifier: str, folds: Sequence[str], names: Sequence[str]) -> None:
     """UserError where one of the folds was trained on a case of this name."""
     for fold in folds:
-        known = sorted(set(names) & set(_split(preprocessed, data_identifier, fold)[0]))
+        known = seen_cases(preprocessed, data_identifier, fold, names)
         if known:
             raise UserError(
                 f"--ensemble: fold {fold} was trained on {', '.join(known[:3])}{', ...' if known[3:] else ''}; an "
                 "ensemble needs cases that none of its folds has seen, give others with -i and -gt."
             )
+
+
+def seen_cases(preprocessed: Path, data_identifier: str, fold: str, names: Sequence[str]) -> list[str]:
+    """Those of the names that the fold is trained on, sorted."""
+    return sorted(set(names) & set(_split(preprocessed, data_identifier, fold)[0]))
 
 
 def _split(preprocessed: Path, data_identifier: str, fold: str) -> tuple[list[str], list[str]]:

@@ -85,7 +85,7 @@ class SegmentationObjective(Objective):
     def counts(self, logits: Tensor, y: Tensor) -> Tensor:
         """TP, FP, FN of the hard prediction, shape (N, classes, 3), int64."""
         reference, valid = self.reference(y)
-        return _count(self.prediction(logits) & valid, reference)
+        return overlap_counts(self.prediction(logits) & valid, reference)
 
     def slice_dice(self, logits: Tensor, y: Tensor) -> Tensor:
         """Hard Dice of each slice by `rule`, (N,); NaN for a slice without foreground in its reference."""
@@ -93,7 +93,7 @@ class SegmentationObjective(Objective):
         predicted = self.prediction(logits) & valid
         if self.rule == "merged":
             reference, predicted = reference.any(1, keepdim=True), predicted.any(1, keepdim=True)
-        dice = dice_per_class(_count(predicted, reference))
+        dice = dice_per_class(overlap_counts(predicted, reference))
         dice = torch.where(reference.flatten(2).any(2), dice, torch.nan)
         if self.rule == "max":
             best = dice.nan_to_num(-1.0).amax(1)
@@ -162,7 +162,7 @@ class SegmentationObjective(Objective):
         return torch.arange(1, self.num_foreground + 1, device=like.device).view(1, -1, *[1] * (like.ndim - 2))
 
 
-def _count(predicted: Tensor, reference: Tensor) -> Tensor:
-    """bool (N, classes, H, W) twice -> (N, classes, 3)."""
+def overlap_counts(predicted: Tensor, reference: Tensor) -> Tensor:
+    """TP, FP, FN of bool masks (N, classes, H, W), shape (N, classes, 3), int64."""
     both = (predicted & reference).flatten(2).sum(2)
     return torch.stack([both, predicted.flatten(2).sum(2) - both, reference.flatten(2).sum(2) - both], 2)

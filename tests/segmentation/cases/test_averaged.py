@@ -48,6 +48,14 @@ def test_its_gradient_is_that_of_the_whole_graph(axes: tuple[int, ...]) -> None:
     assert [member.calls for member in members] == [2 * len(flips)] * 2
 
 
+@pytest.mark.parametrize("axes", AXES)
+def test_it_is_the_mean_of_its_members_alone(axes: tuple[int, ...]) -> None:
+    mean, x = AveragedNetwork([Network(0), Network(1)], axes).eval(), images()
+    alone = [member(x) for member in mean.alone()]
+    assert not torch.allclose(alone[0], alone[1], atol=1e-3)
+    assert torch.allclose(mean(x), torch.stack(alone).mean(0), atol=1e-6)
+
+
 def test_without_gradients_nothing_is_computed_twice() -> None:
     member = Network(0)
     AveragedNetwork([member], (0, 1)).eval()(images())
