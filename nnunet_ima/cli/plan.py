@@ -13,7 +13,7 @@ from nnunet_ima.errors import UserError
 from nnunet_ima.files import replacing
 from nnunet_ima.methods.registry import methods, parse_settings
 from nnunet_ima.nnunet.dataset_names import dataset_name
-from nnunet_ima.nnunet.plans import check_dataset, configuration, is_second_stage, read_plans, set_features
+from nnunet_ima.nnunet.plans import check_dataset, configuration, is_2d, is_second_stage, read_plans, set_features
 from nnunet_ima.segmentation.objectives.in_turn import ATTACK_LOSSES
 from nnunet_ima.segmentation.settings import PAPER, Settings, paper_settings
 
@@ -247,6 +247,8 @@ def _preview(args: argparse.Namespace, plans: dict[str, Any], settings: Settings
     largest = settings.resolved_noise_max(_channels(folder), tuple(configuration(plans, args.c)["patch_size"]))
     levels = args.noise or [float(f"{largest * share:.3g}") for share in (0.25, 0.5, 1)]
     predictor = None
+    if args.tr and not is_2d(plans, args.c):
+        raise UserError(f"--preview with -tr {args.tr} attacks slices, which {args.c} does not segment: leave -tr out.")
     if args.tr:
         import torch
 

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -41,12 +41,14 @@ class Noisy:
 
 @dataclass(frozen=True)
 class Shown:
-    """A slice, clean and noisy. units: original intensity units per SD of its first channel, NaN if unknown."""
+    """A slice, clean and noisy. units: original intensity units per SD of its first channel, NaN if unknown; share: of a
+    noise level that lies on the slice, less than 1 where the level is that of a volume."""
 
     item: Slice
     units: float
     clean: Noisy
     noisy: list[Noisy]
+    share: float = 1.0
 
 
 def preview(
@@ -58,7 +60,8 @@ def preview(
     path: Path,
     predictor: Any = None,
 ) -> None:
-    """Draw slices of different cases, clean and at each of `levels`, to `path` (PNG, PDF or SVG).
+    """Draw slices of different cases, clean and at each of `levels`, to `path` (PNG, PDF or SVG). In a 3D configuration
+    levels are those of a patch, of which a slice gets its share: noise of the same root mean square.
 
     predictor: of a trained model; then adversarial noise beside white noise of the same norm, its segmentation and
     Dice. UserError for another file format, or where the preprocessed data is missing.
@@ -74,7 +77,9 @@ def preview(
     for item in _slices(labels, folder, 3 if predictor is None else 2):
         files = raw_files(manager.dataset_name, dataset_json, item.case)
         units = original_units(manager, labels.configuration_manager, *files)[0]
-        shown.append(_shown(item, units, levels, predictor))
+        share = _share(item, labels.configuration_manager.patch_size)
+        white = _shown(item, units, [share * level for level in levels], predictor)
+        shown.append(replace(white, share=share))
     _draw(shown, levels, unit_name(labels.configuration_manager), path)
 
 
@@ -98,6 +103,12 @@ def _slices(labels: Any, folder: Path, count: int) -> list[Slice]:
     if not found:
         raise UserError(f"{folder}: none of the cases looked at has foreground; check the labels.")
     return found
+
+
+def _share(item: Slice, patch_size: Sequence[int]) -> float:
+    if len(patch_size) == 2:
+        return 1.0
+    return math.sqrt(item.image[0].numel() / math.prod(patch_size))
 
 
 def _foreground(item: Slice, label_manager: Any) -> NDArray[np.bool_]:
@@ -165,7 +176,7 @@ def _draw_slice(shown: Shown, levels: Sequence[float], unit: str, panels: Any) -
         title = panels[max(row, 1), 0]
         title.text(0.5, 0.5, noisy.kind, ha="center", va="center", fontsize=10, transform=title.transAxes)
         for column, level in enumerate(levels):
-            rms = root_mean_square(level, tuple(shown.item.image.shape))
+            rms = root_mean_square(shown.share * level, tuple(shown.item.image.shape))
             text = f"noise level {level:g}\n{rms:.3f} SD{_in_units(rms * shown.units, unit)}"
             _image(panels[row, column + 1], noisy, column, text, (low, high))
             if row == 0:
