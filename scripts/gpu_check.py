@@ -28,7 +28,7 @@ from typing import Any
 
 import torch
 from gpu_results import ROOT, Results, Row, circumstances, table
-from synthetic import D4, LARGE, PRECISIONS, TINY, Pool, Shape, nnunet_in, write_dataset
+from synthetic import D4, LARGE, PRECISIONS, TINY, TINY_VOLUME, VOLUME, Pool, Shape, nnunet_in, write_dataset
 
 from nnunet_ima.cli.common import positive, run
 from nnunet_ima.errors import first_line
@@ -145,12 +145,14 @@ def tasks(check: Check) -> list[Task]:
             Task("host waits", 0, partial(check.waits, TINY)),
             Task("forwards per second", 0, partial(check.throughput, TINY)),
             *steps,
+            Task(f"{TINY_VOLUME} {PRECISIONS[1]}", 0, partial(check.steps, TINY_VOLUME, PRECISIONS[1])),
         ]
     return [
         Task("host waits", 20, partial(check.waits, D4)),
         Task("forwards per second", 30, partial(check.throughput, D4)),
         *(Task(f"{D4} {name}", 30, partial(check.steps, D4, name)) for name in PRECISIONS[:2]),
         *(Task(f"{LARGE} {name}", 45, partial(check.steps, LARGE, name)) for name in PRECISIONS[:2]),
+        Task(f"{VOLUME} {PRECISIONS[1]}", 60, partial(check.steps, VOLUME, PRECISIONS[1])),
         Task("tests", 200, check.tests),
         Task(f"{D4} {PRECISIONS[2]}", 90, partial(check.steps, D4, PRECISIONS[2])),
         Task(f"{LARGE} {PRECISIONS[2]}", 120, partial(check.steps, LARGE, PRECISIONS[2])),

@@ -32,6 +32,7 @@ def parse() -> argparse.Namespace:
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-d", required=True, help="data set")
+    parser.add_argument("-c", default="2d", help="configuration")
     parser.add_argument("-p", default="nnUNetPlansIMA", help="plans with an ima block")
     parser.add_argument("-chk", required=True, type=Path, help="a checkpoint of nnUNetTrainerIMA")
     parser.add_argument("-device", default="cpu", choices=["cpu", "cuda"])
@@ -46,7 +47,7 @@ def build(args: argparse.Namespace) -> Any:
     fold = args.chk.parent.name.removeprefix("fold_")
     trainer = nnUNetTrainerIMA(
         plans,
-        "2d",
+        args.c,
         fold if fold == "all" else int(fold),
         json.loads((folder / "dataset.json").read_text()),
         torch.device(args.device),

@@ -1,5 +1,5 @@
-"""nnU-Net on drawn slices, for measurements that need no data set: plans by nnU-Net's own planner, preprocessed cases,
-and a trainer with something to attack.
+"""nnU-Net on drawn slices or volumes, for measurements that need no data set: plans by nnU-Net's own planner,
+preprocessed cases, and a trainer with something to attack.
 
 An untrained network is right on no slice. `warm_up` trains it for a moment on discs that are easy to find, by nnU-Net's
 own steps, then sets the learning rate to 0, so that all steps after it meet the same network. `calibrate` sets the
@@ -20,20 +20,27 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from nnunet_ima.segmentation.blocks import Blocks, SampleId
+
 CORRECT, CROSSED = 0.79, 0.64
 CASES = 5  # the last one is held out
 
 
 @dataclass(frozen=True)
 class Shape:
-    """patch: height and width. batch: slices of a step. narrow: the features of nnU-Net's plans are divided by it."""
+    """patch: (H, W), or (Z, H, W) of 3d_fullres. batch: samples of a step. narrow: the features of nnU-Net's plans are
+    divided by it."""
 
-    patch: tuple[int, int]
+    patch: tuple[int, ...]
     batch: int
     narrow: int = 1
 
     def __str__(self) -> str:
-        return f"{self.patch[0]}x{self.patch[1]}x{self.batch}"
+        return "x".join(map(str, (*self.patch, self.batch)))
+
+    @property
+    def configuration(self) -> str:
+        return "2d" if len(self.patch) == 2 else "3d_fullres"
 
     @property
     def dataset(self) -> str:
@@ -41,7 +48,8 @@ class Shape:
 
 
 D4, LARGE = Shape((56, 40), 366), Shape((320, 256), 40)
-TINY = Shape((16, 16), 6, narrow=8)
+VOLUME = Shape((128, 128, 128), 2)
+TINY, TINY_VOLUME = Shape((16, 16), 6, narrow=8), Shape((16, 16, 16), 2, narrow=8)
 PRECISIONS = ("float32", "AMP", "AMP + compile")
 
 
@@ -58,9 +66,10 @@ def nnunet_in(folder: Path) -> Iterator[None]:
 
 @dataclass
 class Pool:
-    """All training slices: ids as the data set names them, x (S, 1, H, W) float32, y (S, 1, H, W) int16."""
+    """All training samples: ids as the data set names them, x (S, 1, H, W) float32, y (S, 1, H, W) int16; of volumes
+    (S, 1, Z, H, W)."""
 
-    ids: list[tuple[str, int]]
+    ids: list[SampleId]
     x: Tensor
     y: Tensor
 
@@ -70,35 +79,45 @@ class Pool:
         strides = [[round(1 / scale) for scale in each] for each in scales]
         return {
             "data": self.x[rows],
-            "target": [y[:, :, ::down, ::across].contiguous() for down, across in strides],
+            "target": [y[_every(each)].contiguous() for each in strides],
             "keys": np.array([self.ids[row][0] for row in rows]),
-            "slices": np.array([self.ids[row][1] for row in rows]),
+            "blocks": np.array([self.ids[row][1:] for row in rows]),
         }
 
 
-def draw(count: int, patch: tuple[int, int], seed: int = 0) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-    """Images (count, H, W) float32 of noise and a disc in two halves, one half brighter, and their labels 0 to 2."""
+def _every(strides: Sequence[int]) -> tuple[Any, ...]:
+    """What takes one pixel in so many along the last axes."""
+    return ..., *(slice(None, None, stride) for stride in strides)
+
+
+def draw(count: int, patch: tuple[int, ...], seed: int = 0) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """Images (count, *patch) float32 of noise and a disc or ball in two halves, one half brighter, and their labels 0
+    to 2."""
     rng = np.random.default_rng(seed)
-    height, width = patch
-    rows, columns = np.mgrid[:height, :width]
-    labels = np.zeros((count, height, width), np.int16)
+    places = np.indices(patch)
+    labels = np.zeros((count, *patch), np.int16)
     for label in labels:
-        row, column = height * rng.uniform(0.35, 0.65), width * rng.uniform(0.35, 0.65)
-        inside = (rows - row) ** 2 + (columns - column) ** 2 < (min(patch) * rng.uniform(0.2, 0.33)) ** 2
-        label[inside] = 1 + (columns > column)[inside]
+        centre = [side * rng.uniform(0.35, 0.65) for side in patch]
+        distance = sum((place - middle) ** 2 for place, middle in zip(places, centre, strict=True))
+        inside = distance < (min(patch) * rng.uniform(0.2, 0.33)) ** 2
+        label[inside] = 1 + (places[-1] > centre[-1])[inside]
     images = np.array([-0.4, 0.8, 2.0])[labels] + rng.normal(0, 0.5, labels.shape)
     return images.astype(np.float32), labels
 
 
 def write_dataset(shape: Shape) -> Pool:
-    """A planned and preprocessed data set in nnU-Net's folders, of twice as many slices as a batch takes."""
-    per_case = -(-2 * shape.batch // (CASES - 1))
+    """A planned and preprocessed data set in nnU-Net's folders, of twice as many slices as a batch takes; volumes are a
+    case each."""
+    volumes = len(shape.patch) == 3
+    per_case = 1 if volumes else -(-2 * shape.batch // (CASES - 1))
     names = [f"case{number}" for number in range(CASES)]
     _plan(shape, names)
     parts = [draw(per_case, shape.patch, seed) for seed in range(CASES)]
     for name, (images, labels) in zip(names, parts, strict=True):
-        _save(shape, name, images[None], labels[None])
-    ids = [(name, number) for name in names[:-1] for number in range(per_case)]
+        _save(shape, name, images if volumes else images[None], labels if volumes else labels[None])
+    middle = Blocks.of(shape.patch).number([side // 2 for side in shape.patch], shape.patch)
+    numbers = [middle] if volumes else [(number,) for number in range(per_case)]
+    ids = [(name, *number) for name in names[:-1] for number in numbers]
     x, y = (np.concatenate([part[which] for part in parts[:-1]])[:, None] for which in (0, 1))
     return Pool(ids, torch.from_numpy(x), torch.from_numpy(y))
 
@@ -122,8 +141,8 @@ def _plan(shape: Shape, names: list[str]) -> None:
     (raw / "dataset.json").write_text(json.dumps(dataset))
     fingerprint = {
         "spacings": [[1.0, 1.0, 1.0]] * CASES,
-        # One slice each: nnU-Net then plans no 3D configuration.
-        "shapes_after_crop": [[1, *shape.patch]] * CASES,
+        # Of one slice nnU-Net plans no 3D configuration.
+        "shapes_after_crop": [[1] * (3 - len(shape.patch)) + list(shape.patch)] * CASES,
         "foreground_intensity_properties_per_channel": {},
         "median_relative_size_after_cropping": 1.0,
     }
@@ -134,7 +153,7 @@ def _plan(shape: Shape, names: list[str]) -> None:
         ExperimentPlanner(shape.dataset).plan_experiment()
     file = preprocessed / "nnUNetPlans.json"
     plans = json.loads(file.read_text())
-    configuration = plans["configurations"]["2d"]
+    configuration = plans["configurations"][shape.configuration]
     assert configuration["patch_size"] == list(shape.patch), configuration["patch_size"]
     # nnU-Net's loader is not asked for batches: they are drawn from the pool.
     configuration["batch_size"] = 2
@@ -144,11 +163,11 @@ def _plan(shape: Shape, names: list[str]) -> None:
 
 
 def _save(shape: Shape, name: str, images: np.ndarray[Any, Any], labels: np.ndarray[Any, Any]) -> None:
-    """One preprocessed case, (1, S, H, W), in nnU-Net's format."""
+    """One preprocessed case, (1, S, H, W) or (1, Z, H, W), in nnU-Net's format."""
     from nnunetv2.paths import nnUNet_preprocessed
     from nnunetv2.training.dataloading.nnunet_dataset import comp_blosc2_params, nnUNetDatasetBlosc2
 
-    folder = Path(str(nnUNet_preprocessed)) / shape.dataset / "nnUNetPlans_2d"
+    folder = Path(str(nnUNet_preprocessed)) / shape.dataset / f"nnUNetPlans_{shape.configuration}"
     folder.mkdir(exist_ok=True)
     blocks, chunks = comp_blosc2_params(images.shape, shape.patch)
     properties = {"class_locations": {label: np.argwhere(labels == label)[::7] for label in (1, 2)}}
@@ -166,7 +185,8 @@ def build(shape: Shape, device: torch.device, kind: Any = None, **block: Any) ->
     # No margin shall end at a largest one.
     plans |= {"continue_training": False, "ima": {"noise_max": 1e6} | block}
     torch.manual_seed(0)
-    trainer = (kind or nnUNetTrainerIMA)(plans, "2d", 0, json.loads((folder / "dataset.json").read_text()), device)
+    dataset_json = json.loads((folder / "dataset.json").read_text())
+    trainer = (kind or nnUNetTrainerIMA)(plans, shape.configuration, 0, dataset_json, device)
     trainer.initialize()
     trainer.on_train_start()
     trainer.ima_lock.release()

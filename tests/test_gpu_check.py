@@ -19,6 +19,7 @@ import torch
 SCRIPTS = Path(__file__).parents[1] / "scripts"
 QUICK = ("--device", "cpu", "--quick", "--rounds", "1")
 NAMES = ["tests", "host waits", "forwards per second", "16x16x6 float32", "16x16x6 AMP", "16x16x6 AMP + compile"]
+NAMES += ["16x16x16x2 AMP"]
 
 
 def _command(*flags: str) -> list[str]:

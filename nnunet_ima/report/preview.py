@@ -41,8 +41,8 @@ class Noisy:
 
 @dataclass(frozen=True)
 class Shown:
-    """A slice, clean and noisy. units: original intensity units per SD of its first channel, NaN if unknown; share: of a
-    noise level that lies on the slice, less than 1 where the level is that of a volume."""
+    """A slice, clean and noisy. units: original intensity units per SD of its first channel, NaN if unknown; share: of
+    a noise level that lies on the slice, less than 1 where the level is that of a volume."""
 
     item: Slice
     units: float
