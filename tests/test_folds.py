@@ -92,6 +92,7 @@ def test_folds_are_pooled(ready: Workspace, capsys: pytest.CaptureFixture[str]) 
     assert rows_of(together) == each[0] | each[1]
 
 
+@pytest.mark.slow
 def test_folds_share_their_calibrated_severities(
     ready: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -111,6 +112,7 @@ def test_folds_share_their_calibrated_severities(
         assert level["ssim"] == pytest.approx(np.average(found, weights=weights), abs=1e-4)
 
 
+@pytest.mark.slow
 def test_an_ensemble_has_calibrated_severities_and_volumes(
     ready: Workspace, unseen: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

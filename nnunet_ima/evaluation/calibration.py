@@ -23,7 +23,7 @@ from nnunet_ima.segmentation.cases.padding import crop
 from nnunet_ima.segmentation.cases.slices import Slice
 
 TARGETS = dict(zip(SEVERITIES, (0.95, 0.9, 0.85, 0.75, 0.65), strict=True))
-"""SSIM at the severities, which all corruptions of MRI reach on D4 and Sunnybrook. Lower ones they do not: the strongest
+"""SSIM at the severities: all corruptions of MRI reach these on D4 and Sunnybrook, lower ones they do not. The strongest
 spikes leave 0.63, for TorchIO draws none for about half of the slices."""
 SLICES = 32
 SMALLEST_SIDE = 16

@@ -2,16 +2,21 @@
 
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from nnunet_ima.evaluation.calibration import TARGETS, TOLERANCE, Sample, _told, add_pooled_ssim, amount_of
+from nnunet_ima.errors import UserError
+from nnunet_ima.evaluation.calibration import TARGETS, TOLERANCE, Sample, _told, add_pooled_ssim, amount_of, calibrate
 from nnunet_ima.evaluation.corruptions import CORRUPTIONS, NEED_TORCHIO, corruption, has_torchio
+from nnunet_ima.evaluation.evaluate import Choice
+from nnunet_ima.evaluation.journal import Journal
 from nnunet_ima.evaluation.noise_names import CORRUPTION_NAMES
-from nnunet_ima.evaluation.noises import Target
+from nnunet_ima.evaluation.noises import Settings, Target
 from nnunet_ima.segmentation.cases.intensities import CTScale
 from nnunet_ima.segmentation.cases.padding import pad
 from nnunet_ima.segmentation.cases.slices import Slice
@@ -93,6 +98,29 @@ def test_what_cannot_be_reached_is_said_and_left_out() -> None:
     assert lines[0] == "  blur, Gaussian blur, pixels: 0.5 (SSIM 0.950)"
     assert "blur comes no nearer to SSIM 0.9 than 1.000: severity 2 is left out." in lines[1]
     assert "blur comes no nearer to SSIM 0.65 than 0.730: severity 5 is left out." in lines[2]
+
+
+def test_amounts_in_the_journal_are_not_looked_for_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("nnunet_ima.evaluation.calibration.sample_of", lambda subject: _sample(2))
+    subject: Any = SimpleNamespace(settings=Settings(seed=3))
+    choice = Choice((1.0,), corruptions=("gaussian", "blur"))
+    found = calibrate(subject, choice, Journal(tmp_path, {}))
+    assert list(found) == ["gaussian", "blur"] and list(found["gaussian"]) == [1, 2, 3, 4, 5]
+    assert list(found["gaussian"].values()) == sorted(found["gaussian"].values())
+    first = capsys.readouterr().out
+    monkeypatch.setattr("nnunet_ima.evaluation.calibration.amount_of", None)
+    assert calibrate(subject, choice, Journal(tmp_path, {})) == found
+    assert capsys.readouterr().out == first
+
+
+def test_slices_that_cannot_be_measured_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    empty = Sample(TARGET, [], [], [])
+    monkeypatch.setattr("nnunet_ima.evaluation.calibration.sample_of", lambda subject: empty)
+    subject: Any = SimpleNamespace(settings=Settings())
+    with pytest.raises(UserError, match="--calibrated: no slice has 16 pixels along both sides"):
+        calibrate(subject, Choice((1.0,), corruptions=("blur",)), Journal(tmp_path, {}))
 
 
 def test_of_several_folds_ssim_is_the_mean_over_slices() -> None:
