@@ -23,8 +23,8 @@ from nnunet_ima.segmentation.cases.padding import crop
 from nnunet_ima.segmentation.cases.slices import Slice
 
 TARGETS = dict(zip(SEVERITIES, (0.95, 0.9, 0.85, 0.75, 0.65), strict=True))
-"""SSIM at the severities: all corruptions of MRI reach these on D4 and Sunnybrook, lower ones they do not. The strongest
-spikes leave 0.63, for TorchIO draws none for about half of the slices."""
+"""SSIM at the severities: all corruptions of MRI reach these on D4 and Sunnybrook, lower ones they do not. The
+strongest spikes leave 0.63, for TorchIO draws none for about half of the slices."""
 SLICES = 32
 SMALLEST_SIDE = 16
 """Pixels of the slices that are measured: the widest blur that is tried needs so many, SSIM 11."""
