@@ -38,7 +38,7 @@ class Choice:
     """What is evaluated. attacks: the first is the main one; vanish: name of a class; images, references: folders of
     other cases than the held-out ones (images alone where nothing is judged); noise_on_padding: slices are padded to
     the patch before they are attacked, not after it. mirroring: what is attacked averages mirrored images, as nnU-Net's
-    prediction does."""
+    prediction does. calibrated: the corruptions have amounts of equal SSIM, by name and severity in `amounts`."""
 
     levels: tuple[float, ...]
     attacks: tuple[str, ...] = ("pgd",)
@@ -52,11 +52,14 @@ class Choice:
     references: Path | None = None
     noise_on_padding: bool = False
     mirroring: bool = False
+    calibrated: bool = False
+    amounts: Mapping[str, Mapping[int, float]] = field(default_factory=dict)
 
     def told(self) -> dict[str, Any]:
         """As JSON, for who wants to repeat it."""
         paths = {"images": str(self.images or "") or None, "references": str(self.references or "") or None}
-        return asdict(self) | paths
+        # The amounts stand beside the figures of each corruption.
+        return {key: value for key, value in (asdict(self) | paths).items() if key != "amounts"}
 
 
 @dataclass(frozen=True)
@@ -166,10 +169,10 @@ def plan(choice: Choice, settings: Settings) -> list[tuple[Noise, list[float]]]:
     """Every noise with its levels: the attacks, random noise of their norm, then the corruptions by severity."""
     levels = sorted({0.0, *choice.levels})
     noises = [*(attack(name, settings) for name in choice.attacks), random_noise(settings)]
-    severities = [0.0, *map(float, SEVERITIES)]
+    made = [corruption(name, settings.seed, choice.amounts.get(name)) for name in choice.corruptions]
     return [
         *((noise, levels) for noise in noises),
-        *((corruption(name, settings.seed), severities) for name in choice.corruptions),
+        *((noise, [0.0, *map(float, noise.settings.get("severities", SEVERITIES))]) for noise in made),
     ]
 
 
