@@ -17,6 +17,7 @@ from nnunetv2.run.run_training import get_trainer_from_args
 from nnunet_ima.cli.check_predictions import check_predictions
 from nnunet_ima.cli.eval import evaluate
 from nnunet_ima.errors import UserError
+from nnunet_ima.evaluation.calibration import TARGETS, TOLERANCE
 from nnunet_ima.nnunet.trainer_search import DISCOVERY, make_trainers_findable
 from tests.conftest import DATASET, Workspace, use_folders
 
@@ -90,6 +91,40 @@ def test_folds_are_pooled(ready: Workspace, capsys: pytest.CaptureFixture[str]) 
     # What is there already is not attacked again, and nnU-Net's way to name folds gives the same.
     evaluated("--noise", "2", "-f", "0", "1")
     assert rows_of(together) == each[0] | each[1]
+
+
+@pytest.mark.slow
+def test_folds_share_their_calibrated_severities(
+    ready: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("nnunet_ima.evaluation.calibration.SLICES", 4)
+    told = ("--noise", "2", "--steps", "1", "--corruptions", "white", "--calibrated", "-o", str(tmp_path))
+    evaluated(*told, "-f", "0,1")
+    assert capsys.readouterr().out.count("Amounts of equal SSIM") == 1
+    together, *each = (
+        json.loads((tmp_path / f"{MODEL}__{name}" / "results.json").read_text())["models"][0]
+        for name in ("crossval_results_folds_0_1", "fold_0", "fold_1")
+    )
+    amounts = [one["corruptions"]["white"]["amounts"] for one in (together, *each)]
+    assert amounts[0] == amounts[1] == amounts[2] and len(amounts[0]) == 5
+    for row, level in enumerate(together["corruptions"]["white"]["levels"]):
+        found = [one["corruptions"]["white"]["levels"][row]["ssim"] for one in each]
+        weights = [one["slices"] for one in each]
+        assert level["ssim"] == pytest.approx(np.average(found, weights=weights), abs=1e-4)
+
+
+@pytest.mark.slow
+def test_an_ensemble_has_calibrated_severities_and_volumes(
+    ready: Workspace, unseen: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nnunet_ima.evaluation.calibration.SLICES", 2)
+    images, labels = unseen
+    told = ("--noise", "2", "--steps", "1", "--corruptions", "gaussian", "--calibrated", "-o", str(tmp_path / "out"))
+    evaluated(*told, "--ensemble", "--volumes", "--noise-on-padding", "-i", str(images), "-gt", str(labels))
+    file = tmp_path / "out" / f"{MODEL}__ensemble_folds_0_1" / "results.json"
+    model = json.loads(file.read_text())["models"][0]
+    kept = [level["ssim"] for level in model["corruptions"]["gaussian"]["levels"]]
+    assert kept == pytest.approx([1, *TARGETS.values()], abs=TOLERANCE) and len(model["volumes"]) == 2
 
 
 def test_a_sample_is_attacked_more_strongly_without_being_asked(

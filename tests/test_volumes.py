@@ -134,6 +134,10 @@ def test_slices_and_volumes_on_one_footing(
         ),
         (("-c", "3d_fullres", "--noise", "5", "--attack", "square"), "--attack square draws squares on slices and"),
         (("-c", "2d,3d_fullres", "--noise", "5"), "--noise would put less noise on the voxels of .* --rms"),
+        (
+            ("-c", "3d_fullres", "--noise", "5", "--corruptions", "blur", "--calibrated"),
+            "--calibrated goes by slices and cannot",
+        ),
         (("-c", "3d_fullres", "--rms", "0.1", "--audit"), "--rms goes without --audit"),
         (("-c", "3d_fullres", "--rms", "0.1", "--smallest"), "--rms goes without --smallest"),
         (

@@ -22,6 +22,8 @@ from nnunet_ima.cli.eval import evaluate
 from nnunet_ima.cli.ladder import ladder
 from nnunet_ima.cli.soup import soup
 from nnunet_ima.errors import UserError
+from nnunet_ima.evaluation.calibration import TARGETS, TOLERANCE
+from nnunet_ima.evaluation.corruptions import available
 from nnunet_ima.evaluation.evaluate import Choice, open_journal, plan, prepare
 from nnunet_ima.evaluation.evaluate import evaluate as evaluate_one
 from nnunet_ima.evaluation.journal import file_digest
@@ -283,6 +285,72 @@ def test_many_noises_in_one_report(ready: Workspace, tmp_path: Path, monkeypatch
     assert text.count("<image") >= 12 and "Noise that scanners make" in text and "Margins" in text
     for folder in (IMA, PLAIN):
         assert (tmp_path / f"{folder}__fold_0" / "report.html").is_file()
+
+
+def test_calibrated_severities_are_found_and_told(
+    ready: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """On the terminal, in results.json and in the report."""
+    monkeypatch.setattr("nnunet_ima.evaluation.calibration.SLICES", 4)
+    flags = ("--noise", "2", "--steps", "1", "--attack", "fgsm")
+    content = _evaluated(tmp_path, *flags, "--corruptions", "white,undersampling", "--calibrated")
+    told, report = capsys.readouterr().out, (tmp_path / "report.html").read_text()
+    assert content["settings"]["calibrated"] is True and "amounts" not in content["settings"]
+    assert "Amounts of equal SSIM, on 4 slices:" in told
+    for name, one in content["models"][0]["corruptions"].items():
+        levels = one["levels"][1:]
+        assert one["amounts"] == [row["amount"] for row in levels]
+        assert one["severities"] == [row["severity"] for row in levels] == sorted(one["severities"])
+        assert len(levels) + told.count(f"{name} comes no nearer") == 5
+        for row in levels:
+            assert row["ssim"] == pytest.approx(TARGETS[int(row["severity"])], abs=TOLERANCE)
+            assert f"{row['amount']:g} (SSIM" in told
+            assert f"{row['amount']:.4g}, SSIM {row['ssim']:.3f}" in report
+        assert one["levels"][0]["ssim"] == 1 and one["levels"][0]["amount"] is None
+
+
+def test_a_low_dose_needs_hounsfield_units(ready: Workspace, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"normalise no channel as CT, so .* are unknown; take poisson instead\.$"):
+        _evaluated(tmp_path, "--noise", "2", "--corruptions", "low-dose")
+
+
+@pytest.mark.slow
+def test_all_corruptions_of_ct(ready: Workspace, raw: tuple[Path, Path], tmp_path: Path) -> None:
+    """Phantoms under plans that take them for CT."""
+    results = tmp_path / "results"
+    shutil.copytree(ready.results / IMA, results / DATASET / IMA)
+    file = results / DATASET / IMA / "plans.json"
+    plans = json.loads(file.read_text())
+    plans["configurations"]["2d"]["normalization_schemes"] = ["CTNormalization"]
+    file.write_text(json.dumps(plans))
+    flags = ["--noise", "2", "--steps", "1", "--corruptions", "all", "-i", str(raw[0]), "-gt", str(raw[1])]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("nnUNet_results", str(results))
+        patch.setattr("nnunet_ima.evaluation.calibration.SLICES", 2)
+        content = _evaluated(tmp_path / "out", *flags)
+    found = content["models"][0]["corruptions"]
+    assert content["models"][0]["unit"] == "HU" and list(found) == available()
+    levels = found["low-dose"]["levels"]
+    assert [row["amount"] for row in levels] == [None, 2e6, 1e6, 5e5, 2e5, 1e5]
+    norms = [row["mean_norm"] for row in levels]
+    assert norms[0] == 0 and norms == sorted(norms) and norms[5] > 0
+
+
+@pytest.mark.slow
+def test_models_are_compared_under_the_same_amounts(
+    ready: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nnunet_ima.evaluation.calibration.SLICES", 4)
+    flags = ["-d", "902", "-device", "cpu", "--noise", "2", "--steps", "1", "--corruptions", "white", "-o"]
+    evaluate([*flags, str(tmp_path), "--calibrated"])
+    first, second = (
+        one["corruptions"]["white"] for one in json.loads((tmp_path / "results.json").read_text())["models"]
+    )
+    assert first["amounts"] == second["amounts"]
+    evaluate([*flags, str(tmp_path)])
+    usual = json.loads((tmp_path / "results.json").read_text())["models"][0]["corruptions"]["white"]
+    assert usual["amounts"] == [0.1, 0.2, 0.4, 0.7, 1.0] and "severities" not in usual
+    assert usual["levels"][5]["mean_norm"] != first["levels"][5]["mean_norm"]
 
 
 def test_linf_has_a_folder_of_its_own(ready: Workspace) -> None:

@@ -16,6 +16,7 @@ from nnunet_ima.cli.check_predictions_models import (
     preprocessed_folder,
 )
 from nnunet_ima.cli.common import device_name, run
+from nnunet_ima.cli.corruptions import check_installed, chosen_corruptions
 from nnunet_ima.errors import UserError
 from nnunet_ima.files import check_writable
 
@@ -25,6 +26,7 @@ def check_predictions(arguments: list[str] | None = None) -> None:
     _check(args)
     args.device = device_name(args.device)
     models = chosen_models(args)
+    args.corruptions = chosen_corruptions(args.corruptions, [models.checked])
     image_folders(args, models.checked)
     left_out = _left_out(args, len(models.checked.folds) + len(models.members))
     preprocessed = preprocessed_folder(args)
@@ -44,9 +46,7 @@ def _check(args: argparse.Namespace) -> None:
             f"--corruptions {','.join(args.corruptions)} judges the scores, which needs references: add -gt, or leave "
             "it out."
         )
-    from nnunet_ima.evaluation.corruptions import chosen_corruptions
-
-    args.corruptions = chosen_corruptions(args.corruptions)
+    check_installed(args.corruptions)
 
 
 def _left_out(args: argparse.Namespace, members: int) -> dict[str, str]:

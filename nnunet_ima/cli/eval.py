@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_ima.cli.common import device_name, nnunet_folder, run
+from nnunet_ima.cli.corruptions import check_installed, chosen_corruptions
 from nnunet_ima.cli.eval_flags import parser
 from nnunet_ima.cli.eval_models import chosen_models, surrogates_of
 from nnunet_ima.errors import UserError
@@ -27,6 +28,7 @@ def evaluate(arguments: list[str] | None = None) -> None:
 
     models = chosen_models(args, results)
     _check_dimensions(models, args)
+    args.corruptions, args.amounts = chosen_corruptions(args.corruptions, models), None
     surrogates = [surrogates_of(model, models, args, results) for model in models]
     together = args.o or (results / models[0].dataset / _folder(args) if len(models) > 1 else None)
     for folder in [*(_own_folder(model, args) for model in models), *([together] if together else [])]:
@@ -61,10 +63,9 @@ def _check(args: argparse.Namespace) -> None:
         raise UserError("--smallest searches up to the largest level of --noise: give one above 0.")
     if args.transfer_from and "transfer" not in args.attack:
         raise UserError(f"--transfer-from {args.transfer_from} is for --attack transfer: add it, or leave this out.")
-
-    from nnunet_ima.evaluation.corruptions import chosen_corruptions
-
-    args.corruptions = chosen_corruptions(args.corruptions)
+    if args.calibrated and not args.corruptions:
+        raise UserError("--calibrated is for --corruptions: add it, or leave this out.")
+    check_installed(args.corruptions)
 
 
 def _check_dimensions(models: list[Any], args: argparse.Namespace) -> None:
@@ -72,6 +73,8 @@ def _check_dimensions(models: list[Any], args: argparse.Namespace) -> None:
     volumes = [model for model in models if not model.is_2d]
     if volumes and args.slices:
         raise UserError(f"--slices {args.slices} is for 2D models, of {volumes[0]} whole cases count: leave it out.")
+    if volumes and args.calibrated:
+        raise UserError(f"--calibrated goes by slices and cannot calibrate noise for {volumes[0]}: leave it out.")
     if volumes and "square" in args.attack:
         raise UserError(f"--attack square draws squares on slices and cannot attack {volumes[0]}: use spsa or strong.")
     if 0 < len(volumes) < len(models) and not args.rms:
@@ -122,6 +125,7 @@ def _evaluate(
 def _evaluate_one(model: Any, surrogate: Any, preprocessed: Path | None, device: Any, args: argparse.Namespace) -> Any:
     """(classes, summary, sweep, pictures, margins) of a model, its own files written; None on ranks other than 0."""
     from nnunet_ima.evaluation.audit import audit
+    from nnunet_ima.evaluation.calibration import add_ssim, calibrate
     from nnunet_ima.evaluation.certify import certify, most_pixels, reachable
     from nnunet_ima.evaluation.evaluate import evaluate, open_journal, plan, prepare
     from nnunet_ima.evaluation.smallest import smallest_noises
@@ -139,6 +143,10 @@ def _evaluate_one(model: Any, surrogate: Any, preprocessed: Path | None, device:
         print(f"{model}: {len(subject.slices)} {subject.slices.unit}s of {len(subject.cases.names)} cases", flush=True)
     wanted = args.volumes or args.save_volumes
     journal = open_journal(subject, choice, own, args.overwrite)
+    if args.calibrated:
+        # The first model and fold say for all of them: they are compared under the same noise.
+        args.amounts = args.amounts or calibrate(subject, choice, journal)
+        choice = _choice(args, model.is_2d)
     keep = KeptNoise(journal, plan(choice, subject.settings)[0][0]) if wanted else None
     summary, found = evaluate(subject, choice, journal, keep)
     if is_wanted(choice):
@@ -149,6 +157,7 @@ def _evaluate_one(model: Any, surrogate: Any, preprocessed: Path | None, device:
         summary["smallest"] = smallest_noises(subject, choice, journal)
     if rank() > 0:
         return None
+    add_ssim(summary, subject, choice)
     if args.audit:
         summary["audit"] = audit(subject, found, choice.batch_size)
     if keep is not None:
@@ -180,6 +189,8 @@ def _choice(args: argparse.Namespace, slices: bool = True) -> Any:
         args.noise_on_padding,
         args.mirroring,
         args.rms is not None,
+        args.calibrated,
+        args.amounts or {},
     )
 
 

@@ -118,8 +118,14 @@ def _add_noises(group: Any) -> None:
         type=names_among(CORRUPTION_NAMES, everything=True),
         default=(),
         metavar="NAME,...",
-        help="[OPTIONAL] noise from scanners and reconstruction, in five severities: all (those that are installed), "
-        f"or some of {', '.join(CORRUPTION_NAMES)}; default: none",
+        help="[OPTIONAL] noise from scanners and reconstruction, in five severities: all (those that are installed and "
+        f"fit the images), or some of {', '.join(CORRUPTION_NAMES)}; default: none",
+    )
+    group.add_argument(
+        "--calibrated",
+        action="store_true",
+        help="[OPTIONAL] with --corruptions: amounts at which a severity costs the same structural similarity (SSIM) "
+        "for every corruption, looked for on these slices; default: fixed amounts",
     )
     group.add_argument(
         "--norm",

@@ -1,11 +1,12 @@
 """Noise that scanners and reconstruction make, in five severities.
 
-Slices are in normalised intensities (SD), so that a severity means the same for all data sets. What needs a zero of
-the intensity scale (Poisson, Rician) takes the least intensity of the slice, which is air in CT and MRI.
+Slices are in normalised intensities (SD). What needs a zero of the intensity scale (Poisson, Rician, undersampling)
+takes the least intensity of the slice, which is air in CT and MRI. Only `low-dose` knows HU, from nnU-Net's plans.
 Bias field, ghosting, motion and spikes come from TorchIO (Perez-Garcia et al., 2021), if it is installed.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
 from typing import Any
@@ -13,11 +14,26 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nnunet_ima.errors import UserError
+from nnunet_ima.evaluation.low_dose import low_dose
 from nnunet_ima.evaluation.noises import Draws, Noise, Target
+from nnunet_ima.evaluation.undersampling import undersampled
 
 SEVERITIES = (1, 2, 3, 4, 5)
-Corrupt = Callable[[Tensor, float, torch.Generator], Tensor]
+Corrupt = Callable[..., Tensor]
+"""(image (C, H, W), amount, generator) -> image; one that is told HU takes `Target.ct` after these."""
+
+
+@dataclass(frozen=True)
+class Corruption:
+    """amounts: at the severities 1 to 5; meaning: of an amount. search: from an amount that changes nothing, nearly, to
+    the most that makes sense: between them lies what a severity of equal SSIM is looked for."""
+
+    function: Corrupt
+    amounts: tuple[float, ...]
+    meaning: str
+    search: tuple[float, float]
+    needs_ct: bool = False
+    needs_torchio: bool = False
 
 
 def _white(image: Tensor, amplitude: float, generator: torch.Generator) -> Tensor:
@@ -89,55 +105,75 @@ def _spike(torchio: Any, intensity: float) -> Any:
     return torchio.RandomSpike(num_spikes=1, intensity=(intensity, intensity))
 
 
-CORRUPTIONS: dict[str, tuple[Corrupt, tuple[float, ...], str]] = {
-    "white": (_white, (0.1, 0.2, 0.4, 0.7, 1.0), "uniform white noise, +- SD"),
-    "gaussian": (_gaussian, (0.05, 0.1, 0.2, 0.35, 0.5), "Gaussian noise, SD"),
-    "poisson": (_poisson, (1000.0, 300.0, 100.0, 30.0, 10.0), "quantum noise, photons at the brightest pixel"),
-    "rician": (_rician, (0.05, 0.1, 0.2, 0.35, 0.5), "Rician noise, SD"),
-    "blur": (_blur, (0.5, 0.75, 1.0, 1.5, 2.0), "Gaussian blur, pixels"),
-    "low-resolution": (_low_resolution, (0.8, 0.65, 0.5, 0.35, 0.25), "share of the resolution"),
-    "bias-field": (partial(_torchio, _bias), (0.1, 0.2, 0.3, 0.4, 0.5), "bias field, TorchIO's coefficients"),
-    "ghosting": (partial(_torchio, _ghosting), (0.2, 0.4, 0.6, 0.8, 1.0), "ghosting, TorchIO's intensity"),
-    "motion": (partial(_torchio, _motion), (1.0, 2.0, 4.0, 6.0, 8.0), "motion, degrees and pixels"),
-    "spike": (partial(_torchio, _spike), (0.5, 1.0, 2.0, 3.0, 5.0), "a spike in k-space, TorchIO's intensity"),
+def _of_torchio(
+    make: Callable[[Any, Any], Any], amounts: tuple[float, ...], meaning: str, search: tuple[float, float]
+) -> Corruption:
+    return Corruption(partial(_torchio, make), amounts, meaning, search, needs_torchio=True)
+
+
+CORRUPTIONS: dict[str, Corruption] = {
+    "white": Corruption(_white, (0.1, 0.2, 0.4, 0.7, 1.0), "uniform white noise, +- SD", (0.001, 10.0)),
+    "gaussian": Corruption(_gaussian, (0.05, 0.1, 0.2, 0.35, 0.5), "Gaussian noise, SD", (0.001, 10.0)),
+    "poisson": Corruption(
+        _poisson, (1000.0, 300.0, 100.0, 30.0, 10.0), "quantum noise, photons at the brightest pixel", (1e6, 1.0)
+    ),
+    "rician": Corruption(_rician, (0.05, 0.1, 0.2, 0.35, 0.5), "Rician noise, SD", (0.001, 2.0)),
+    "blur": Corruption(_blur, (0.5, 0.75, 1.0, 1.5, 2.0), "Gaussian blur, pixels", (0.1, 5.0)),
+    "low-resolution": Corruption(_low_resolution, (0.8, 0.65, 0.5, 0.35, 0.25), "share of the resolution", (1.0, 0.05)),
+    "bias-field": _of_torchio(_bias, (0.1, 0.2, 0.3, 0.4, 0.5), "bias field, TorchIO's coefficients", (0.001, 1.5)),
+    "ghosting": _of_torchio(_ghosting, (0.2, 0.4, 0.6, 0.8, 1.0), "ghosting, TorchIO's intensity", (0.01, 3.0)),
+    "motion": _of_torchio(_motion, (1.0, 2.0, 4.0, 6.0, 8.0), "motion, degrees and pixels", (0.01, 40.0)),
+    "spike": _of_torchio(_spike, (0.5, 1.0, 2.0, 3.0, 5.0), "a spike in k-space, TorchIO's intensity", (0.01, 50.0)),
+    "undersampling": Corruption(
+        undersampled, (1.5, 2.0, 3.0, 4.0, 6.0), "MRI from too few lines of k-space, acceleration", (1.0, 30.0)
+    ),
+    "low-dose": Corruption(
+        low_dose, (2e6, 1e6, 5e5, 2e5, 1e5), "CT at a low dose, photons per ray", (1e10, 10.0), needs_ct=True
+    ),
 }
-"""Per name: the function, its amount at the severities 1 to 5, and the amount's meaning."""
-NEED_TORCHIO = ("bias-field", "ghosting", "motion", "spike")
+NEED_TORCHIO = tuple(name for name, kind in CORRUPTIONS.items() if kind.needs_torchio)
+NEED_CT = tuple(name for name, kind in CORRUPTIONS.items() if kind.needs_ct)
 
 
 def has_torchio() -> bool:
     return find_spec("torchio") is not None
 
 
-def available() -> list[str]:
-    """The corruptions that can be made with what is installed."""
-    return [name for name in CORRUPTIONS if has_torchio() or name not in NEED_TORCHIO]
+def available(ct: bool = True) -> list[str]:
+    """The corruptions that can be made with what is installed. ct: of images in HU."""
+    return [
+        name
+        for name, kind in CORRUPTIONS.items()
+        if (has_torchio() or not kind.needs_torchio) and (ct or not kind.needs_ct)
+    ]
 
 
-def chosen_corruptions(names: Sequence[str]) -> tuple[str, ...]:
-    """These; of `all` those that can be made. UserError for one that needs what is not installed."""
-    if tuple(names) == ("all",):
-        return tuple(available())
-    missing = [name for name in names if name not in available()]
-    if missing:
-        raise UserError(
-            f"--corruptions {','.join(missing)}: {', '.join(NEED_TORCHIO)} need TorchIO; install it with pip install "
-            "'nnunet-ima[corruptions]'."
-        )
-    return tuple(names)
+def corruption(name: str, seed: int = 0, amounts: Mapping[int, float] | None = None) -> Noise:
+    """The corruption of this name; its levels are 0 (none) and the severities, 1 to 5. KeyError for another name.
 
-
-def corruption(name: str, seed: int = 0) -> Noise:
-    """The corruption of this name; its levels are the severities 0 (none) to 5. KeyError for another name."""
-    function, amounts, meaning = CORRUPTIONS[name]
-    settings = {"amounts": list(amounts), "meaning": meaning, "seed": seed}
-    return Noise(name, "corruption", partial(_corrupted, function, amounts), settings)
+    amounts: by severity, in place of the usual ones; some may be missing.
+    """
+    kind = CORRUPTIONS[name]
+    usual = dict(zip(SEVERITIES, kind.amounts, strict=True))
+    made = usual if amounts is None else dict(amounts)
+    settings = {"amounts": list(made.values()), "meaning": kind.meaning, "seed": seed}
+    if amounts is not None:
+        settings["severities"] = list(made)
+    return Noise(name, "corruption", partial(_corrupted, kind, made), settings)
 
 
 def _corrupted(
-    function: Corrupt, amounts: tuple[float, ...], target: Target, x: Tensor, y: Tensor, level: float, draws: Draws
+    kind: Corruption, amounts: Mapping[int, float], target: Target, x: Tensor, y: Tensor, level: float, draws: Draws
 ) -> Tensor:
     if level == 0:
         return x
-    amount = amounts[int(level) - 1]
-    return torch.stack([function(image, amount, draw) for image, draw in zip(x.cpu(), draws, strict=True)]).to(x)
+    amount = amounts[int(level)]
+    told = (target.ct,) if kind.needs_ct else ()
+
+    def made(image: Tensor, draw: torch.Generator) -> Tensor:
+        if image.ndim == 3:
+            return kind.function(image, amount, draw, *told)
+        # A volume plane by plane, as scanners and reconstruction mostly work.
+        return torch.stack([kind.function(plane, amount, draw, *told) for plane in image.unbind(1)], 1)
+
+    return torch.stack([made(image, draw) for image, draw in zip(x.cpu(), draws, strict=True)]).to(x)

@@ -40,7 +40,8 @@ class Choice:
     other cases than the held-out ones (images alone where nothing is judged); noise_on_padding: slices are padded to
     the patch before they are attacked, not after it. mirroring: what is attacked averages mirrored images, as nnU-Net's
     prediction does. per_pixel: levels are the root mean square per pixel or voxel (SD), so that slices and volumes of
-    any size get noise of one size."""
+    any size get noise of one size. calibrated: the corruptions have amounts of equal SSIM, by name and severity in
+    `amounts`."""
 
     levels: tuple[float, ...]
     attacks: tuple[str, ...] = ("pgd",)
@@ -55,11 +56,14 @@ class Choice:
     noise_on_padding: bool = False
     mirroring: bool = False
     per_pixel: bool = False
+    calibrated: bool = False
+    amounts: Mapping[str, Mapping[int, float]] = field(default_factory=dict)
 
     def told(self) -> dict[str, Any]:
         """As JSON, for who wants to repeat it."""
         paths = {"images": str(self.images or "") or None, "references": str(self.references or "") or None}
-        return asdict(self) | paths
+        # The amounts stand beside the figures of each corruption.
+        return {key: value for key, value in (asdict(self) | paths).items() if key != "amounts"}
 
 
 @dataclass(frozen=True)
@@ -173,10 +177,10 @@ def plan(choice: Choice, settings: Settings) -> list[tuple[Noise, list[float]]]:
     levels = sorted({0.0, *choice.levels})
     noises = [*(attack(name, settings) for name in choice.attacks), random_noise(settings)]
     noises = [told_per_pixel(noise) for noise in noises] if choice.per_pixel else noises
-    severities = [0.0, *map(float, SEVERITIES)]
+    made = [corruption(name, settings.seed, choice.amounts.get(name)) for name in choice.corruptions]
     return [
         *((noise, levels) for noise in noises),
-        *((corruption(name, settings.seed), severities) for name in choice.corruptions),
+        *((noise, [0.0, *map(float, noise.settings.get("severities", SEVERITIES))]) for noise in made),
     ]
 
 

@@ -12,4 +12,6 @@ CORRUPTION_NAMES = (
     "ghosting",
     "motion",
     "spike",
+    "undersampling",
+    "low-dose",
 )

@@ -2,7 +2,7 @@
 
 import math
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import Any, Literal
@@ -18,6 +18,7 @@ from nnunet_ima.attacks.precision import autocast, native_bfloat16
 from nnunet_ima.attacks.smallest import onto_boundary, smallest
 from nnunet_ima.attacks.threat import Climbing, Common
 from nnunet_ima.attacks.worst import Worst, scores
+from nnunet_ima.segmentation.cases.intensities import CTScale
 from nnunet_ima.segmentation.objectives.dice import SegmentationObjective
 from nnunet_ima.segmentation.objectives.ensemble import STRONG
 from nnunet_ima.segmentation.objectives.weighted import CosPGDObjective, SegPGDObjective, VanishObjective
@@ -28,11 +29,12 @@ Family = Literal["attack", "control", "corruption"]
 @dataclass(frozen=True)
 class Target:
     """What is attacked: a network from slices to logits, and the labels its references have. surrogate: the network
-    of another model, for transfer."""
+    of another model, for transfer. ct: how the channels that are CT relate to HU, by their number."""
 
     network: Model
     labels: Any
     surrogate: Model | None = None
+    ct: Mapping[int, CTScale] = field(default_factory=dict)
 
     @property
     def device(self) -> torch.device:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from nnunet_ima.errors import UserError
+from nnunet_ima.evaluation.calibration import add_pooled_ssim
 from nnunet_ima.evaluation.certify import pooled_certificate
 from nnunet_ima.evaluation.smallest import pooled_smallest
 from nnunet_ima.evaluation.strong_sample import pooled_sample
@@ -55,6 +56,7 @@ def pooled(
     summary = summarise(model, together, summaries[0]["classes"], pixels, units, summaries[0]["unit"] or "")
     summary["checkpoint_sha256"] = "+".join(one["checkpoint_sha256"] for one in summaries)
     summary["folds"] = [{key: one[key] for key in ("fold", "cases", "slices", "levels")} for one in summaries]
+    add_pooled_ssim(summary, summaries)
     on_request: dict[str, Callable[[list[Any]], Any]] = {
         "strong_sample": pooled_sample,
         "certified": partial(pooled_certificate, slices=slices),

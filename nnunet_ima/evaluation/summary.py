@@ -129,12 +129,20 @@ def worst_of(attacks: Sequence[Found]) -> Found:
 
 
 def _corruptions(found: Sweep, cases: Sequence[str], classes: Sequence[str]) -> dict[str, Any]:
-    """Per corruption its amounts, and per severity the figures and the mean L2 norm of what it changed."""
+    """Per corruption its amounts, and per severity the amount, the figures and the mean L2 norm of what it changed."""
     result = {}
     for name, one in found.found.items():
         if one.noise.family == "corruption":
+            # Nothing is changed at severity 0. SSIM is measured later, see `calibration`.
+            amounts = [None, *one.noise.settings["amounts"]]
             rows = [
-                {"severity": level, "mean_norm": float(one.norms[row].mean()), **_figures(one.counts[row], cases)}
+                {
+                    "severity": level,
+                    "amount": amounts[row],
+                    "ssim": None,
+                    "mean_norm": float(one.norms[row].mean()),
+                    **_figures(one.counts[row], cases),
+                }
                 for row, level in enumerate(one.levels)
             ]
             result[name] = {**one.noise.settings, "levels": rows}

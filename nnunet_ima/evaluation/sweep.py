@@ -18,6 +18,7 @@ from nnunet_ima.evaluation.journal import Journal, Key, digest
 from nnunet_ima.evaluation.noises import Noise, Target
 from nnunet_ima.evaluation.progress import Progress
 from nnunet_ima.nnunet.ranks import dealt, gathered, rank, world_size
+from nnunet_ima.segmentation.cases.intensities import ct_scales
 from nnunet_ima.segmentation.cases.models import load_averaged
 from nnunet_ima.segmentation.cases.slices import P, Placed, Slice, batches
 from nnunet_ima.segmentation.cases.tiles import TiledNetwork
@@ -67,7 +68,8 @@ def target_of(predictor: Any, surrogate: Any = None, mirroring: bool = False) ->
         for one in (predictor, surrogate)
     ]
     assert networks[0] is not None
-    return Target(networks[0], predictor.label_manager, networks[1])
+    scales = ct_scales(predictor.plans_manager, predictor.configuration_manager)
+    return Target(networks[0], predictor.label_manager, networks[1], scales)
 
 
 def sweep(

@@ -137,12 +137,31 @@ def _sample_lines(labels: Sequence[str], models: Sequence[dict[str, Any]], width
 def _corruption_lines(labels: Sequence[str], models: Sequence[dict[str, Any]], width: int) -> list[str]:
     if not models[0]["corruptions"]:
         return []
-    lines = ["", "ADI (%) under noise that scanners make, by severity"]
-    lines.append("severity".ljust(width) + "".join(f"{severity:>{CELL}}" for severity in range(6)))
+    head = "severity".ljust(width) + "".join(f"{severity:>{CELL}}" for severity in range(6))
+    lines = ["", "ADI (%) under noise that scanners make, by severity", head]
     for label, model in zip(labels, models, strict=True):
         lines.append(label)
-        lines += [f"  {name}".ljust(width) + _cells(one["levels"], "adi") for name, one in model["corruptions"].items()]
+        lines += [
+            f"  {name}".ljust(width) + _severity_cells(one["levels"], "adi")
+            for name, one in model["corruptions"].items()
+        ]
+    lines += ["", "SSIM that the severities leave, and their amounts", head]
+    for name, one in models[0]["corruptions"].items():
+        lines.append(f"  {name} ({one['meaning']})")
+        lines.append("    SSIM".ljust(width) + _severity_cells(one["levels"], "ssim", ".3f"))
+        lines.append("    amount".ljust(width) + _severity_cells(one["levels"], "amount", ".4g"))
     return lines
+
+
+def by_severity(levels: Sequence[dict[str, Any]]) -> list[dict[str, Any] | None]:
+    """The levels of a corruption at the severities 0 to 5, None for one that it does not have."""
+    known = {int(level["severity"]): level for level in levels}
+    return [known.get(severity) for severity in range(6)]
+
+
+def _severity_cells(levels: Sequence[dict[str, Any]], key: str, form: str = ".2f") -> str:
+    values = [level[key] if level else None for level in by_severity(levels)]
+    return "".join(f"{'' if value is None else format(value, form):>{CELL}}" for value in values)
 
 
 def _smallest_lines(labels: Sequence[str], models: Sequence[dict[str, Any]], width: int) -> list[str]:

@@ -59,6 +59,7 @@ def test_unknown_noises_are_bad_usage(flags: list[str], message: str, capsys: py
         (["--vanish", "heart"], "--attack vanish and --vanish CLASS go together"),
         (["--surface", "2"], "together with --volumes"),
         (["--transfer-from", "nnUNetTrainer"], "is for --attack transfer"),
+        (["--calibrated"], "--calibrated is for --corruptions: add it"),
     ],
 )
 def test_flags_that_do_not_go_together(in_process: Workspace, flags: list[str], message: str) -> None:

@@ -26,7 +26,7 @@ KEYED_BY_NAME = {"tvdi_per_class", "adi_per_case", "dice_per_case", "differences
 
 
 def found(name: str, family: Any) -> Found:
-    noise = Noise(name, family, lambda *_: None, {"norm": "l2"})  # type: ignore[arg-type, return-value]
+    noise = Noise(name, family, lambda *_: None, {"norm": "l2", "amounts": [1.0]})  # type: ignore[arg-type, return-value]
     return Found(noise, [0.0, 1.0], np.full((2, 2, 1, 3), 5), np.ones((2, 2)))
 
 

@@ -3,6 +3,7 @@
 import math
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,9 @@ import numpy as np
 from nnunetv2.preprocessing.cropping.cropping import crop_to_nonzero
 from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
 from numpy.typing import NDArray
+
+CT = "CTNormalization"
+"""What nnU-Net calls the normalisation of HU."""
 
 
 def root_mean_square(noise_level: float, shape: tuple[int, ...]) -> float:
@@ -40,9 +44,35 @@ def original_units(
     return [_slope(old[inside], new[inside]) for old, new in zip(raw, normalised, strict=True)]
 
 
+@dataclass(frozen=True)
+class CTScale:
+    """How nnU-Net has normalised a CT channel: HU, clipped to low..high, less their mean, in SD. pixel: side of a pixel
+    in mm (of oblong ones, of a square of the same area)."""
+
+    mean: float
+    sd: float
+    low: float
+    high: float
+    pixel: float
+
+
+def ct_scales(plans_manager: Any, configuration: Any) -> dict[int, CTScale]:
+    """Of the channels that nnU-Net's plans normalise as CT, by their number; empty where no HU are known."""
+    properties = plans_manager.foreground_intensity_properties_per_channel
+    names = {"mean": "mean", "sd": "std", "low": "percentile_00_5", "high": "percentile_99_5"}
+    pixel = math.sqrt(math.prod(configuration.spacing[-2:]))
+    return {
+        channel: CTScale(
+            pixel=pixel, **{ours: float(properties[str(channel)][theirs]) for ours, theirs in names.items()}
+        )
+        for channel, scheme in enumerate(configuration.normalization_schemes)
+        if scheme == CT
+    }
+
+
 def unit_name(configuration: Any) -> str:
     """HU where nnU-Net normalises as CT."""
-    return "HU" if "CTNormalization" in configuration.normalization_schemes else "units"
+    return "HU" if CT in configuration.normalization_schemes else "units"
 
 
 def raw_files(dataset: str, dataset_json: dict[str, Any], case: str) -> tuple[list[Path], Path] | tuple[None, None]:

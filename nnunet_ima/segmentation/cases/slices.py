@@ -174,6 +174,10 @@ class Slices:
         """A sample's share of the case's (C, Z, H, W)."""
         return array[:, number]
 
+    def own_shape(self, place: Place) -> tuple[int, ...]:
+        """(H, W) of a slice without padding."""
+        return tuple(self._load(place.case)[0].shape[2:]) if max(self._patch) > 1 else place.shape[1:]
+
     def _load(self, case: str) -> tuple[NDArray[Any], NDArray[Any]]:
         data, segmentation = self._dataset.load_case(case)[:2]
         return np.asarray(data[:]), np.asarray(segmentation[:])

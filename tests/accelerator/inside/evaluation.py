@@ -12,6 +12,7 @@ from nnunet_ima.evaluation.corruptions import CORRUPTIONS, corruption
 from nnunet_ima.evaluation.noise_names import ATTACK_NAMES
 from nnunet_ima.evaluation.noises import Settings, Target, attack, random_noise
 from nnunet_ima.evaluation.sweep import sweep
+from nnunet_ima.segmentation.cases.intensities import CTScale
 from nnunet_ima.segmentation.cases.slices import Slice
 from nnunet_ima.segmentation.cases.tiles import TiledNetwork
 from tests.accelerator.backend import NAME
@@ -38,7 +39,7 @@ def subject(shape: tuple[int, int], device: str) -> tuple[Target, list[Slice]]:
         for row, (image, reference) in enumerate(zip(drawn, references, strict=True))
     ]
     tiled, surrogate = (TiledNetwork(one.to(device), PATCH) for one in (network, other))
-    return Target(tiled, LABELS, surrogate), slices
+    return Target(tiled, LABELS, surrogate, {0: CTScale(40.0, 100.0, -1000.0, 1000.0, 1.0)}), slices
 
 
 def assert_alike(name: str, shape: tuple[int, int]) -> None:

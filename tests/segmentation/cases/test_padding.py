@@ -13,6 +13,7 @@ from nnunet_ima.evaluation.corruptions import NEED_TORCHIO, corruption, has_torc
 from nnunet_ima.evaluation.noise_names import ATTACK_NAMES, CORRUPTION_NAMES
 from nnunet_ima.evaluation.noises import Settings, Target, attack, random_noise
 from nnunet_ima.evaluation.sweep import sweep
+from nnunet_ima.segmentation.cases.intensities import CTScale
 from nnunet_ima.segmentation.cases.padding import crop, pad
 from nnunet_ima.segmentation.cases.slices import Slice, Slices
 from nnunet_ima.segmentation.cases.tiles import TiledNetwork
@@ -27,7 +28,9 @@ class Cases:
     """Two cases per shape, of three slices each; their reference is what the network finds, upside down in places."""
 
     def __init__(self, shapes: list[tuple[int, int]], seed: int = 0) -> None:
-        self.target = Target(TiledNetwork(Network().eval(), PATCH), Labels(), TiledNetwork(Network(1).eval(), PATCH))
+        networks = [TiledNetwork(Network(seed).eval(), PATCH) for seed in (0, 1)]
+        ct = {0: CTScale(40.0, 100.0, -1000.0, 1000.0, 1.0)}
+        self.target = Target(networks[0], Labels(), networks[1], ct)
         self.content: dict[str, tuple[Any, Any]] = {}
         generator = torch.Generator().manual_seed(seed)
         for number in range(2 * len(shapes)):
