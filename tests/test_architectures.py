@@ -66,6 +66,18 @@ def test_residual_encoders_are_hardened_and_attacked(
     assert model["levels"][1]["tvdi"] <= model["levels"][0]["tvdi"]
 
 
+@pytest.mark.slow
+def test_a_residual_encoder_of_volumes(workspace: Workspace, in_3d: Workspace, results: Path, tmp_path: Path) -> None:
+    workspace.run("nnUNetv2_plan_experiment", "-d", "902", "-pl", "nnUNetPlannerResEncM")
+    narrow(workspace.preprocessed / "nnUNetResEncUNetMPlans.json", "3d_fullres")
+    plan = ("nnunet-ima-plan", "-d", "902", "-c", "3d_fullres", "-p", "nnUNetResEncUNetMPlans", "-o", "HardenedVolumes")
+    short = ("--epochs", "1", "--iterations", "2", "--val-iterations", "1", "--batch-size", "2", "--steps", "2")
+    workspace.run(*plan, "--noise-max", "5", "--threshold", "0", *short)
+    train_here(workspace, "nnUNetTrainerIMA", "HardenedVolumes", "3d_fullres")
+    model = attacked(tmp_path, "HardenedVolumes", "nnUNetTrainerIMA", "-c", "3d_fullres", "--mirroring")
+    assert model["sample"] == "volume" and model["levels"][1]["tvdi"] <= model["levels"][0]["tvdi"]
+
+
 @pytest.mark.parametrize("trainer", STOCK)
 def test_models_of_stock_trainers_are_attacked(
     workspace: Workspace, results: Path, tmp_path: Path, trainer: str

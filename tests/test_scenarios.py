@@ -73,13 +73,15 @@ def _write_raw(folder: Path, scenario: Scenario) -> None:
     (folder / "dataset.json").write_text(json.dumps(scenario.dataset_json()))
 
 
-def _plan(workspace: Workspace, dataset: str) -> None:
-    workspace.run("nnUNetv2_plan_and_preprocess", "-d", dataset[7:10], "-c", "2d", "-npfp", "1", "-np", "1")
-    narrow(workspace.folder / "preprocessed" / dataset / "nnUNetPlans.json")
+def _plan(workspace: Workspace, dataset: str, configuration: str = "2d") -> None:
+    workspace.run("nnUNetv2_plan_and_preprocess", "-d", dataset[7:10], "-c", configuration, "-npfp", "1", "-np", "1")
+    narrow(workspace.folder / "preprocessed" / dataset / "nnUNetPlans.json", configuration)
     workspace.run(
         "nnunet-ima-plan",
         "-d",
         dataset,
+        "-c",
+        configuration,
         "--noise-max",
         "5",
         "--margin-step",
@@ -99,11 +101,11 @@ def _plan(workspace: Workspace, dataset: str) -> None:
     )
 
 
-def _train(workspace: Workspace, dataset: str, *flags: str) -> None:
+def _train(workspace: Workspace, dataset: str, *flags: str, configuration: str = "2d") -> None:
     workspace.run(
         "nnUNetv2_train",
         dataset,
-        "2d",
+        configuration,
         "0",
         "-tr",
         "nnUNetTrainerIMA",
@@ -218,3 +220,23 @@ def test_natural_images(workspace: Workspace) -> None:
     content = json.loads((fold / "robustness" / "results.json").read_text())["models"][0]
     assert content["slices"] == content["cases"] > 0 and [level["noise"] for level in content["levels"]] == [0, 1]
     assert torch.load(fold / "checkpoint_final.pth", weights_only=False)["ima"]["store"]["ids"][0][1] == 0
+
+
+@pytest.mark.slow
+def test_volumes_with_regions_channels_and_ignored_voxels(workspace: Workspace) -> None:
+    """The scenario that holds what the others do, in 3D."""
+    scenario = Scenario(916, REGIONS, [1, 2, 3], True)
+    _write_raw(workspace.folder / "raw" / scenario.dataset, scenario)
+    _plan(workspace, scenario.dataset, "3d_fullres")
+    _train(workspace, scenario.dataset, configuration="3d_fullres")
+    which = ("-d", "916", "-c", "3d_fullres", "-device", "cpu")
+    workspace.run(
+        "nnunet-ima-eval", *which, "--noise", "20", "--steps", "2", "--attack", "pgd,strong", "--strong-steps", "1"
+    )
+    fold = workspace.folder / "results" / scenario.dataset / MODEL.replace("2d", "3d_fullres") / "fold_0"
+    content = json.loads((fold / "robustness" / "results.json").read_text())["models"][0]
+    assert content["sample"] == "volume" and content["slices"] == content["cases"] > 0
+    assert content["classes"] == list(content["levels"][0]["tvdi_per_class"])
+    assert {
+        len(sample) for sample in torch.load(fold / "checkpoint_final.pth", weights_only=False)["ima"]["store"]["ids"]
+    } == {4}
