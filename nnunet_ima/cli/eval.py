@@ -76,7 +76,7 @@ def _own_folder(model: Any, args: argparse.Namespace) -> Path:
 def _folder(args: argparse.Namespace) -> Path:
     """robustness/ for the default attack and norm, folders of their names in it for others."""
     parts = [part for part, usual in ((args.norm, "l2"), (args.attack[0], "pgd")) if part != usual]
-    return Path("robustness", *parts, *(["mirroring"] if args.mirroring else []))
+    return Path("robustness", *parts, *(name for name in ("mirroring", "nested") if getattr(args, name)))
 
 
 def _evaluate(
@@ -163,6 +163,7 @@ def _choice(args: argparse.Namespace) -> Any:
         args.gt,
         args.noise_on_padding,
         args.mirroring,
+        args.nested,
     )
 
 

@@ -17,6 +17,7 @@ import nnunet_ima
 from nnunet_ima.errors import UserError
 from nnunet_ima.evaluation.corruptions import SEVERITIES, corruption
 from nnunet_ima.evaluation.journal import Journal, file_digest
+from nnunet_ima.evaluation.nested import nested
 from nnunet_ima.evaluation.noises import Noise, Settings, Target, attack, random_noise
 from nnunet_ima.evaluation.summary import summarise
 from nnunet_ima.evaluation.sweep import Sweep, sweep, target_of
@@ -34,7 +35,8 @@ UNIT_CASES = 5
 class Choice:
     """What is evaluated. attacks: the first is the main one; vanish: name of a class; images, references: folders of
     other cases than the held-out ones; noise_on_padding: slices are padded to the patch before they are attacked, not
-    after it. mirroring: what is attacked averages mirrored images, as nnU-Net's prediction does."""
+    after it. mirroring: what is attacked averages mirrored images, as nnU-Net's prediction does. nested: attacks
+    go up the levels, see `nested.nested`."""
 
     levels: tuple[float, ...]
     attacks: tuple[str, ...] = ("pgd",)
@@ -48,6 +50,7 @@ class Choice:
     references: Path | None = None
     noise_on_padding: bool = False
     mirroring: bool = False
+    nested: bool = False
 
     def told(self) -> dict[str, Any]:
         """As JSON, for who wants to repeat it."""
@@ -158,7 +161,10 @@ def _key(label: Any) -> tuple[int, ...]:
 def plan(choice: Choice, settings: Settings) -> list[tuple[Noise, list[float]]]:
     """Every noise with its levels: the attacks, random noise of their norm, then the corruptions by severity."""
     levels = sorted({0.0, *choice.levels})
-    noises = [*(attack(name, settings) for name in choice.attacks), random_noise(settings)]
+    attacks = [attack(name, settings) for name in choice.attacks]
+    if choice.nested:
+        attacks = [nested(one, levels) for one in attacks]
+    noises = [*attacks, random_noise(settings)]
     severities = [0.0, *map(float, SEVERITIES)]
     return [
         *((noise, levels) for noise in noises),
