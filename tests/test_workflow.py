@@ -361,6 +361,20 @@ def test_linf_has_a_folder_of_its_own(ready: Workspace) -> None:
 
 
 @pytest.mark.slow
+def test_up_nested_levels(ready: Workspace) -> None:
+    """Everything that goes with them, in a folder of its own."""
+    evaluate([*HEART, "--noise", "1,8", "--steps", "3", "--nested", "--volumes", "--attack", "pgd,fgsm"])
+    folder = ready.results / IMA / "fold_0" / "robustness" / "nested"
+    content = json.loads((folder / "results.json").read_text())
+    (model,) = content["models"]
+    adi = [level["adi"] for level in model["levels"]]
+    assert content["settings"]["nested"] and adi == sorted(adi, reverse=True)
+    assert len(model["volumes"]) == 3 and model["forwards"]["random"] == 3 * model["slices"]
+    assert model["strong_sample"]["forwards"] > 0 and model["forwards"]["fgsm"] <= 9 * model["slices"]
+    assert "goes up the noise levels" in (folder / "report.html").read_text()
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("kills", [(3,), (2, 5, 9)], ids=["once", "three times"])
 def test_killed_at_any_moment_it_continues_and_ends_with_the_same(
     ready: Workspace, tmp_path: Path, kills: tuple[int, ...]
@@ -462,8 +476,21 @@ def large_case(images: Path, labels: Path, number: int, side: int = 256, depth: 
 
 
 @pytest.mark.slow
-def test_two_processes_find_what_one_finds(ready: Workspace, tmp_path: Path) -> None:
-    flags = ["--noise", "1,3", "--attack", "pgd,square", "--steps", "5", "--queries", "10", "--batch-size", "4"]
+@pytest.mark.parametrize("protocol", [[], ["--nested"]], ids=["default", "nested"])
+def test_two_processes_find_what_one_finds(ready: Workspace, tmp_path: Path, protocol: list[str]) -> None:
+    flags = [
+        "--noise",
+        "1,3",
+        "--attack",
+        "pgd,square",
+        "--steps",
+        "5",
+        "--queries",
+        "10",
+        "--batch-size",
+        "4",
+        *protocol,
+    ]
     flags += ["--smallest", "--certify", "0.2", "--certify-samples", "60"]
     alone = _evaluated(tmp_path / "one", *flags)
     subprocess.run(

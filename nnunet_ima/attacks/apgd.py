@@ -15,6 +15,8 @@ from nnunet_ima.attacks.worst import Worst, scores, still_rising
 MOMENTUM = 0.75
 PROGRESS = 0.75
 """The share of the steps since the last checkpoint that must have raised the loss (rho)."""
+WITHIN = ((1.0, 1.0),)
+"""All steps within the noise level."""
 SCHEDULE = ((2.0, 0.3), (1.5, 0.3), (1.0, 0.4))
 """SEA (Croce, Singh, Hein, ECCV 2024): radius as a multiple of the noise level, and the share of the steps with it."""
 
@@ -26,8 +28,9 @@ def apgd(
     epsilon: float | Tensor,
     *,
     steps: int = 100,
-    schedule: Sequence[tuple[float, float]] = ((1.0, 1.0),),
+    schedule: Sequence[tuple[float, float]] = WITHIN,
     random_start: bool = True,
+    start: Tensor | None = None,
     **common: Unpack[Common],
 ) -> Tensor:
     """The worst point that Auto-PGD meets on its path, per sample; arguments and result as for `pgd`.
@@ -50,7 +53,7 @@ def apgd(
     radius = ball.per_sample(epsilon, x, "epsilon")
     worst = Worst(x)
     active = torch.nonzero(radius > 0).squeeze(1)
-    point = x + threat.start(x, schedule[0][0] * radius, random_start)
+    point = x + (threat.start(x, schedule[0][0] * radius, random_start) if start is None else start)
     with frozen(model), torch.enable_grad():
         for (factor, _), length in zip(schedule, _lengths(steps, schedule), strict=True):
             if len(active) == 0:

@@ -100,6 +100,14 @@ def random_point(x: Tensor, radius: Tensor, norm: Norm, generator: Generators = 
     return ball_direction * broadcast(radius * u ** (1 / x[0].numel()), x)
 
 
+def stretched(delta: Tensor, radius: float | Tensor, norm: Norm, generator: Generators = None) -> Tensor:
+    """Each perturbation of `delta` (N, ...) made as long as its `radius`, one number or one per sample (N,); a random
+    point of the ball in place of one that is 0. generator as for `random_point`."""
+    length, radii = size(delta, norm), per_sample(radius, delta, "radius")
+    scaled = delta * broadcast(radii / length.clamp_min(1e-30), delta)
+    return torch.where(broadcast(length > 0, delta), scaled, random_point(delta, radii, norm, generator))
+
+
 def step_inside(x: Tensor, delta: Tensor, radius: Tensor, norm: Norm, bounds: tuple[float, float] | None) -> Tensor:
     """x + delta, first pulled into the ball around `x`, then clipped to `bounds` (which can only shrink the norm
     if `x` itself lies within them)."""

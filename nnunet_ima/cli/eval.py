@@ -94,7 +94,7 @@ def _folder(args: argparse.Namespace) -> Path:
     """robustness/ for the default attack and norm, folders of their names in it for others."""
     parts = [part for part, usual in ((args.norm, "l2"), (args.attack[0], "pgd")) if part != usual]
     parts += ["rms"] if args.rms else []
-    return Path("robustness", *parts, *(["mirroring"] if args.mirroring else []))
+    return Path("robustness", *parts, *(name for name in ("mirroring", "nested") if getattr(args, name)))
 
 
 def _evaluate(
@@ -191,6 +191,7 @@ def _choice(args: argparse.Namespace, slices: bool = True) -> Any:
         args.rms is not None,
         args.calibrated,
         args.amounts or {},
+        args.nested,
     )
 
 

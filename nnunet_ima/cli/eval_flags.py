@@ -162,6 +162,13 @@ def _add_noises(group: Any) -> None:
     )
     group.add_argument("--spsa-steps", type=positive, default=20, help="[OPTIONAL] steps of --attack spsa; default: 20")
     group.add_argument(
+        "--nested",
+        action="store_true",
+        help="[OPTIONAL] go up the noise levels slice by slice: start from the worst noise of the level below, keep "
+        "the worse of both, leave out slices that have lost everything; fewer forwards and a stronger attack, but not "
+        "the paper's protocol; the files go into a folder of that name",
+    )
+    group.add_argument(
         "--vanish", metavar="CLASS", help="[OPTIONAL] name of the class that --attack vanish makes disappear"
     )
     group.add_argument(

@@ -17,6 +17,7 @@ import nnunet_ima
 from nnunet_ima.errors import UserError
 from nnunet_ima.evaluation.corruptions import SEVERITIES, corruption
 from nnunet_ima.evaluation.journal import Journal, file_digest
+from nnunet_ima.evaluation.nested import nested
 from nnunet_ima.evaluation.noises import Noise, Settings, Target, attack, random_noise, told_per_pixel
 from nnunet_ima.evaluation.summary import summarise
 from nnunet_ima.evaluation.sweep import Sweep, sweep, target_of
@@ -41,7 +42,7 @@ class Choice:
     the patch before they are attacked, not after it. mirroring: what is attacked averages mirrored images, as nnU-Net's
     prediction does. per_pixel: levels are the root mean square per pixel or voxel (SD), so that slices and volumes of
     any size get noise of one size. calibrated: the corruptions have amounts of equal SSIM, by name and severity in
-    `amounts`."""
+    `amounts`. nested: attacks go up the levels, see `nested.nested`."""
 
     levels: tuple[float, ...]
     attacks: tuple[str, ...] = ("pgd",)
@@ -58,6 +59,7 @@ class Choice:
     per_pixel: bool = False
     calibrated: bool = False
     amounts: Mapping[str, Mapping[int, float]] = field(default_factory=dict)
+    nested: bool = False
 
     def told(self) -> dict[str, Any]:
         """As JSON, for who wants to repeat it."""
@@ -175,7 +177,10 @@ def _key(label: Any) -> tuple[int, ...]:
 def plan(choice: Choice, settings: Settings) -> list[tuple[Noise, list[float]]]:
     """Every noise with its levels: the attacks, random noise of their norm, then the corruptions by severity."""
     levels = sorted({0.0, *choice.levels})
-    noises = [*(attack(name, settings) for name in choice.attacks), random_noise(settings)]
+    attacks = [attack(name, settings) for name in choice.attacks]
+    if choice.nested:
+        attacks = [nested(one, levels) for one in attacks]
+    noises = [*attacks, random_noise(settings)]
     noises = [told_per_pixel(noise) for noise in noises] if choice.per_pixel else noises
     made = [corruption(name, settings.seed, choice.amounts.get(name)) for name in choice.corruptions]
     return [

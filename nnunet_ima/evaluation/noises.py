@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from nnunet_ima.attacks import apgd, ball, pgd, spsa, square
-from nnunet_ima.attacks.apgd import SCHEDULE
+from nnunet_ima.attacks.apgd import SCHEDULE, WITHIN
 from nnunet_ima.attacks.ball import Norm
 from nnunet_ima.attacks.frozen import Model
 from nnunet_ima.attacks.precision import autocast, native_bfloat16
 from nnunet_ima.attacks.smallest import onto_boundary, smallest
-from nnunet_ima.attacks.threat import Climbing, Common
+from nnunet_ima.attacks.threat import Common
 from nnunet_ima.attacks.worst import Worst, scores
 from nnunet_ima.segmentation.cases.intensities import CTScale
 from nnunet_ima.segmentation.objectives.dice import SegmentationObjective
@@ -70,14 +70,16 @@ class Settings:
 
 
 Draws = Sequence[torch.Generator]
-Make = Callable[[Target, Tensor, Tensor, float, Draws], Tensor]
+Make = Callable[..., Tensor]
 
 
 @dataclass(frozen=True)
 class Noise:
     """A kind of noise. make: (target, x, y, level, one generator per slice) -> noisy slices, shape of `x`.
 
-    settings: what makes it the same noise when it is made again. cost: forwards per slice and level, about.
+    settings: what makes it the same noise when it is made again. cost: forwards per slice and level, about. goes_on:
+    whether `make` takes as its last argument the worst noise of a lower level, (N, C, H, W), to start from. nested:
+    see `nested.nested`.
     """
 
     name: str
@@ -85,10 +87,17 @@ class Noise:
     make: Make
     settings: dict[str, Any] = field(default_factory=dict)
     cost: float = 1.0
+    goes_on: bool = False
+    nested: bool = False
 
-    def __call__(self, target: Target, x: Tensor, y: Tensor, level: float, seeds: Sequence[str]) -> Tensor:
-        """seeds: one text per slice, from which its random numbers come: a slice's noise depends on it alone."""
+    def __call__(
+        self, target: Target, x: Tensor, y: Tensor, level: float, seeds: Sequence[str], below: Tensor | None = None
+    ) -> Tensor:
+        """seeds: one text per slice, from which its random numbers come: a slice's noise depends on it alone.
+        below: the worst noise of a lower level, (N, C, H, W), to go on from."""
         draws = [torch.Generator().manual_seed(zlib.crc32(f"{seed} {level!r}".encode())) for seed in seeds]
+        if below is not None and self.goes_on:
+            return self.make(target, x, y, level, draws, below)
         return self.make(target, x, y, level, draws)
 
 
@@ -97,9 +106,19 @@ def told_per_pixel(noise: Noise) -> Noise:
     return replace(noise, make=partial(_per_pixel, noise), settings=noise.settings | {"level": "RMS per pixel"})
 
 
-def _per_pixel(noise: Noise, target: Target, x: Tensor, y: Tensor, level: float, draws: Draws) -> Tensor:
+def _per_pixel(
+    noise: Noise, target: Target, x: Tensor, y: Tensor, level: float, draws: Draws, *below: Tensor
+) -> Tensor:
     pixels = x[0].numel() if noise.settings["norm"] == "l2" else 1
-    return noise.make(target, x, y, level * math.sqrt(pixels), draws)
+    return noise.make(target, x, y, level * math.sqrt(pixels), draws, *below)
+
+
+def _steps(settings: Settings, steps: int, level: float, draws: Draws, below: Tensor | None = None) -> dict[str, Any]:
+    """What an attack is told of its way: `steps` from its usual start; or half of them, for it has less far to go, from
+    the noise `below`, stretched to the level."""
+    if below is None:
+        return {"steps": steps}
+    return {"steps": max(1, steps // 2), "start": ball.stretched(below, level, settings.norm, draws)}
 
 
 def _common(settings: Settings, objective: SegmentationObjective, draws: Draws) -> Common:
@@ -114,26 +133,27 @@ def _climbing(
     y: Tensor,
     level: float,
     draws: Draws,
+    below: Tensor | None = None,
     *,
     random_start: bool = True,
 ) -> Tensor:
     """PGD on the loss of `kind`, in reduced precision where the device computes it natively; of several random starts
-    the worst point."""
+    the worst point. The first of them is the noise `below`, where there is such."""
     network = target.surrogate or target.network
     objective = target.objective(kind)
     if isinstance(objective, VanishObjective):
         objective = objective.making_vanish(settings.vanish or 0)
-    told: Climbing = {
+    told: dict[str, Any] = {
         **_common(settings, objective, draws),
-        "steps": settings.steps,
         "alpha": settings.alpha,
         "random_start": random_start,
         "stall": None,
     }
     worst, everyone = Worst(x), torch.arange(len(x), device=x.device)
-    for _ in range(settings.restarts):
+    for number in range(settings.restarts):
+        way = _steps(settings, settings.steps, level, draws, below if number == 0 else None)
         with autocast(x.device, native_bfloat16(x.device)):
-            point = pgd(network, x, y, level, **told)
+            point = pgd(network, x, y, level, **told, **way)
         if settings.restarts == 1:
             return point
         # In float32: what is broken in bfloat16 only is not the worst.
@@ -148,18 +168,22 @@ def _auto(settings: Settings, target: Target, x: Tensor, y: Tensor, level: float
         return apgd(target.network, x, y, level, steps=settings.steps, **told)
 
 
-def _strong(settings: Settings, target: Target, x: Tensor, y: Tensor, level: float, draws: Draws) -> Tensor:
+def _strong(
+    settings: Settings, target: Target, x: Tensor, y: Tensor, level: float, draws: Draws, below: Tensor | None = None
+) -> Tensor:
     """SEA: Auto-PGD on each loss of `STRONG` with shrinking radius, per slice the point of lowest Dice over all. A
-    slice whose Dice is 0 already is not attacked further."""
+    slice whose Dice is 0 already is not attacked further. From the noise `below` only the first loss starts, within the
+    level itself: all of them from there would end in one place."""
     worst, dice = Worst(x), target.objective()
     left = torch.arange(len(x), device=x.device)
-    for kind in STRONG.values():
-        point = x.clone()
+    for number, kind in enumerate(STRONG.values()):
+        point, own = x.clone(), [draws[row] for row in left.tolist()]
+        start = below if number == 0 else None
+        way = _steps(settings, settings.strong_steps, level, own, start)
+        schedule = SCHEDULE if start is None else WITHIN
         with autocast(x.device, native_bfloat16(x.device)):
-            told = _common(settings, target.objective(kind), [draws[row] for row in left.tolist()])
-            point[left] = apgd(
-                target.network, x[left], y[left], level, steps=settings.strong_steps, schedule=SCHEDULE, **told
-            )
+            told = _common(settings, target.objective(kind), own)
+            point[left] = apgd(target.network, x[left], y[left], level, schedule=schedule, **way, **told)
         with torch.no_grad():
             worst.update(left, point[left], scores(dice, target.network(point[left]), y[left]))
         left = left[worst.score[left, 0] < dice.worst]
@@ -239,11 +263,11 @@ def _pgd_like(kind: type[SegmentationObjective], name: str, settings: Settings) 
     told = (*_PLAIN, "vanish") if kind is VanishObjective else _PLAIN
     # A surrogate is there for transfer alone: the other attacks see their own target.
     make = partial(_on_the_target, partial(_climbing, kind, settings))
-    return Noise(name, "attack", make, _told(settings, told), 2.0 * settings.steps * settings.restarts)
+    return Noise(name, "attack", make, _told(settings, told), 2.0 * settings.steps * settings.restarts, goes_on=True)
 
 
-def _on_the_target(make: Make, target: Target, x: Tensor, y: Tensor, level: float, draws: Draws) -> Tensor:
-    return make(replace(target, surrogate=None), x, y, level, draws)
+def _on_the_target(make: Make, target: Target, *told: Any) -> Tensor:
+    return make(replace(target, surrogate=None), *told)
 
 
 def _from_the_slice(name: str, settings: Settings) -> Noise:
@@ -254,8 +278,10 @@ def _from_the_slice(name: str, settings: Settings) -> Noise:
     return Noise(name, "attack", make, _told(settings, _PLAIN), 2.0 * settings.steps)
 
 
-def _made(make: Callable[..., Tensor], told: Sequence[str], cost: Callable[[Settings], float]) -> Any:
-    return lambda name, settings: Noise(name, "attack", partial(make, settings), _told(settings, told), cost(settings))
+def _made(make: Make, told: Sequence[str], cost: Callable[[Settings], float], goes_on: bool = False) -> Any:
+    return lambda name, settings: Noise(
+        name, "attack", partial(make, settings), _told(settings, told), cost(settings), goes_on
+    )
 
 
 ATTACKS: dict[str, Callable[[str, Settings], Noise]] = {
@@ -265,7 +291,9 @@ ATTACKS: dict[str, Callable[[str, Settings], Noise]] = {
     "ifgsm": _from_the_slice,
     "fgsm": _from_the_slice,
     "apgd": _made(_auto, ("norm", "steps", "seed"), lambda settings: 2.0 * settings.steps),
-    "strong": _made(_strong, ("norm", "strong_steps", "seed"), lambda settings: 8.0 * settings.strong_steps),
+    "strong": _made(
+        _strong, ("norm", "strong_steps", "seed"), lambda settings: 8.0 * settings.strong_steps, goes_on=True
+    ),
     "square": _made(_square, (*_BLACK_BOX, "queries"), lambda settings: settings.queries),
     "spsa": _made(
         _spsa,

@@ -39,7 +39,7 @@ def pooled_sweep(sweeps: Sequence[Sweep]) -> Sweep:
     for name, first in sweeps[0].found.items():
         same = [one.found[name] for one in sweeps]
         counts, norms = (np.concatenate([getattr(one, what) for one in same], 1) for what in ("counts", "norms"))
-        found[name] = Found(first.noise, first.levels, counts, norms)
+        found[name] = Found(first.noise, first.levels, counts, norms, sum(one.forwards for one in same))
     return Sweep([place for one in sweeps for place in one.slices], found, sum(one.seconds for one in sweeps))
 
 

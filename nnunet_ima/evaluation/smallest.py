@@ -12,7 +12,7 @@ import torch
 from nnunet_ima.evaluation.evaluate import Choice, Subject
 from nnunet_ima.evaluation.journal import Journal
 from nnunet_ima.evaluation.noises import smallest_noise
-from nnunet_ima.evaluation.summary import finite
+from nnunet_ima.evaluation.summary import finite, number
 from nnunet_ima.evaluation.sweep import sweep
 from nnunet_ima.files import replacing
 from nnunet_ima.metrics.indices import FAILURE_THRESHOLD, slice_dice
@@ -23,7 +23,8 @@ Profile = Mapping[str, Mapping[str, Sequence[Any]]]
 
 
 def smallest_noises(subject: Subject, choice: Choice, journal: Journal | None) -> dict[str, Any]:
-    """The smallest noise of every slice up to the largest level of `choice`; see `figures`."""
+    """The smallest noise of every slice up to the largest level of `choice`; see `figures`. forwards: what the search
+    cost, see `forwards.counted`."""
     largest = max(choice.levels)
     noise = smallest_noise(subject.settings)
     plan = [(noise, [largest])]
@@ -34,12 +35,12 @@ def smallest_noises(subject: Subject, choice: Choice, journal: Journal | None) -
     found = swept.found[noise.name]
     still_right = ~(slice_dice(found.counts[0]) <= FAILURE_THRESHOLD)
     profile: dict[str, dict[str, list[Any]]] = {}
-    for (case, number), size, right in zip(swept.slices, found.norms[0], still_right, strict=True):
+    for (case, row), size, right in zip(swept.slices, found.norms[0], still_right, strict=True):
         of_case = profile.setdefault(case, {"slices": [], "noise": []})
-        of_case["slices"].append(number)
+        of_case["slices"].append(row)
         of_case["noise"].append(None if right else round(float(size), 5))
     margins = [] if subject.model.ensemble else training_margins(subject.model.fold_folder / subject.model.checkpoint)
-    return figures(profile, largest, margins)
+    return figures(profile, largest, margins) | {"forwards": finite(swept.found[noise.name].forwards)}
 
 
 def figures(profile: Profile, largest: float, margins: Sequence[float] = ()) -> dict[str, Any]:
@@ -62,7 +63,8 @@ def figures(profile: Profile, largest: float, margins: Sequence[float] = ()) -> 
 
 def pooled_smallest(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Of several folds, whose cases differ."""
-    return figures({case: one for part in parts for case, one in part["profile"].items()}, parts[0]["largest"])
+    together = figures({case: one for part in parts for case, one in part["profile"].items()}, parts[0]["largest"])
+    return together | {"forwards": finite(sum(number(part["forwards"]) for part in parts))}
 
 
 def survival(profile: Profile, largest: float, points: int = 101) -> tuple[list[float], list[float]]:

@@ -8,8 +8,9 @@ import numpy as np
 
 from nnunet_ima.evaluation.evaluate import Choice, Subject
 from nnunet_ima.evaluation.journal import Journal
+from nnunet_ima.evaluation.nested import nested
 from nnunet_ima.evaluation.noises import Settings, attack, told_per_pixel
-from nnunet_ima.evaluation.summary import number, percent, worst_of
+from nnunet_ima.evaluation.summary import finite, number, percent, worst_of
 from nnunet_ima.evaluation.sweep import Found, Sweep, sweep
 from nnunet_ima.metrics.indices import ADI
 from nnunet_ima.segmentation.objectives.ensemble import STRONG
@@ -37,6 +38,8 @@ def strong_sample(subject: Subject, choice: Choice, found: Sweep, journal: Journ
     noise = told_per_pixel(noise) if choice.per_pixel else noise
     main = found.found[choice.attacks[0]]
     levels = [level for level in main.levels if level > 0]
+    if choice.nested:
+        noise = nested(noise, levels)
     places = subject.slices.places
     drawn = np.random.default_rng(settings.seed).choice(len(places), min(SLICES, len(places)), replace=False)
     sample = [places[row] for row in sorted(drawn.tolist())]
@@ -63,6 +66,7 @@ def strong_sample(subject: Subject, choice: Choice, found: Sweep, journal: Journ
             {"noise": level, "main": percent(ADI(same.counts[row])), "strong": percent(ADI(worst.counts[row]))}
             for row, level in enumerate(levels)
         ],
+        "forwards": finite(swept.found[NAME].forwards),
     }
 
 
@@ -82,4 +86,5 @@ def pooled_sample(samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
             for key in ("main", "strong")
         }
         levels.append({"noise": level["noise"], **{key: round(value, 4) for key, value in means.items()}})
-    return {"slices": sum(weights), "strong_steps": samples[0]["strong_steps"], "levels": levels}
+    told = {"slices": sum(weights), "strong_steps": samples[0]["strong_steps"], "levels": levels}
+    return told | {"forwards": finite(sum(number(one["forwards"]) for one in samples))}

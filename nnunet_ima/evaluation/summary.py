@@ -25,7 +25,8 @@ def summarise(
 
     levels: TVDI, ADI and share of failing slices (Dice not above 60 %) per noise level under the main attack, with
         95 % intervals over cases, and under "..._noise" the same for random noise of that norm.
-    others, corruptions: the same figures by the name of the noise.
+    others, corruptions: the same figures by the name of the noise. forwards: what each noise cost, by its name, see
+        `forwards.counted`.
     pixels: C*H*W of the slices, their median. units: original intensity units (`unit`) per SD, NaN where unknown.
     """
     cases = [case for case, _ in found.slices]
@@ -55,6 +56,7 @@ def summarise(
         "adi_per_case": adi_per_case(main.counts, cases),
         "case_dice_per_case": adi_per_case(*of_cases(main.counts, cases)),
         "dice_per_case": dice_per_case(main.counts, cases, classes),
+        "forwards": {name: finite(one.forwards) for name, one in found.found.items()},
     }
 
 

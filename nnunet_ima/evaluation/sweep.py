@@ -1,33 +1,34 @@
 """The noise sweep: every slice under every kind of noise at every level, and what is left of the segmentation."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from itertools import groupby
 from time import perf_counter
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from nnunet_ima.attacks import ball
-from nnunet_ima.errors import UserError, is_out_of_memory
+from nnunet_ima.evaluation.forwards import counted
 from nnunet_ima.evaluation.journal import Journal, Key, digest
 from nnunet_ima.evaluation.noises import Noise, Target
 from nnunet_ima.evaluation.progress import Progress
+from nnunet_ima.evaluation.under_noise import outcomes
 from nnunet_ima.nnunet.ranks import dealt, gathered, rank, world_size
 from nnunet_ima.segmentation.cases.intensities import ct_scales
 from nnunet_ima.segmentation.cases.models import load_averaged
 from nnunet_ima.segmentation.cases.slices import P, Placed, Slice, batches
 from nnunet_ima.segmentation.cases.tiles import TiledNetwork
 
-R = TypeVar("R")
 Plan = Sequence[tuple[Noise, Sequence[float]]]
 """Kinds of noise, each with its levels in ascending order; 0 is no noise."""
-Item = tuple[Noise, float, int]
-"""A piece of work: noise, level and number of the batch."""
+Item = tuple[Noise, tuple[float, ...], int]
+"""A piece of work: noise, levels and number of the batch. Nested noise takes all its levels in one piece, other noise
+one level."""
+One = tuple[Noise, float, int]
+"""What has a record of its own in the journal."""
 
 
 class Keep(Protocol):
@@ -43,12 +44,14 @@ class Keep(Protocol):
 @dataclass
 class Found:
     """counts: (levels, slices, classes, 3) TP, FP, FN; norms: (levels, slices) of the perturbation that was kept, in
-    the norm of the noise (L2 where it has none)."""
+    the norm of the noise (L2 where it has none). forwards: what it cost, see `forwards.counted`; NaN where an older
+    version has not counted it."""
 
     noise: Noise
     levels: list[float]
     counts: NDArray[np.int64]
     norms: NDArray[np.float64]
+    forwards: float = math.nan
 
 
 @dataclass
@@ -100,11 +103,11 @@ def sweep(
     shown = _progress(plan, ordered, work, left, own, known, progress and rank() == 0)
     everything = sum(_cost(*item, ordered) for item in work)
     for batch, items in groupby(own, key=lambda item: item[2]):
-        for item, record in _records(target, read(ordered[batch]), list(items), seed, keep):
-            mine[_key(*item)] = record
+        for one, record in _records(target, read(ordered[batch]), list(items), seed, keep):
+            mine[_key(*one)] = record
             if journal:
-                journal.add(_key(*item), record)
-            shown.done(item[0], item[1], record, _cost(*item, ordered) / everything)
+                journal.add(_key(*one), record)
+            shown.done(one[0], one[1], record, _cost_of_one(*one, ordered) / everything)
         shown.batch_done()
     shown.close()
     for records in gathered(mine):
@@ -123,27 +126,35 @@ def _progress(
 ) -> Progress:
     """What this process shows, with what is known already in it."""
     everything = sum(_cost(*item, ordered) for item in work)
-    to_do = {_key(*item) for item in left}
-    done = [item for item in work if _key(*item) not in to_do]
-    share = sum(_cost(*item, ordered) for item in (*done, *own)) / everything
+    to_do = {_key(*one) for item in left for one in _each(item)}
+    done = [one for item in work for one in _each(item) if _key(*one) not in to_do]
+    costs = [_cost_of_one(*one, ordered) for one in done]
+    share = (sum(costs) + sum(_cost(*item, ordered) for item in own)) / everything
     result = Progress(plan, [len(batch) for batch in ordered], share, shown)
-    for item in done:
-        result.known(item[0], item[1], known[_key(*item)], _cost(*item, ordered) / everything)
+    for one, cost in zip(done, costs, strict=True):
+        result.known(one[0], one[1], known[_key(*one)], cost / everything)
     return result
 
 
 def _records(
     target: Target, batch: Sequence[Slice], items: Sequence[Item], seed: int, keep: Keep | None
-) -> Iterator[tuple[Item, dict[str, Any]]]:
-    """What each piece of work on one batch finds."""
-    for item in items:
-        noise, level, _ = item
-        started = perf_counter()
-        parts = within_memory(partial(_counted, target, noise=noise, level=level, seed=seed), batch)
-        counts, norms, delta = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
-        if keep is not None and keep.wants(*item):
-            keep.store(*item, batch, delta)
-        yield item, {"counts": counts.tolist(), "norms": norms.tolist(), "seconds": perf_counter() - started}
+) -> Iterator[tuple[One, dict[str, Any]]]:
+    """What each piece of work on one batch finds, level by level."""
+    with counted(target) as cost:
+        for noise, levels, number in items:
+            started = perf_counter()
+            for level, found in outcomes(target, batch, noise, levels, seed):
+                one = noise, level, number
+                if keep is not None and keep.wants(*one):
+                    keep.store(*one, batch, found.delta)
+                record = {"counts": found.counts.tolist(), "norms": found.norms.tolist(), "forwards": cost.read()}
+                yield one, record | {"seconds": perf_counter() - started}
+                started = perf_counter()
+
+
+def _each(item: Item) -> list[One]:
+    noise, levels, batch = item
+    return [(noise, level, batch) for level in levels]
 
 
 def _key(noise: Noise, level: float, batch: int) -> Key:
@@ -151,22 +162,36 @@ def _key(noise: Noise, level: float, batch: int) -> Key:
 
 
 def _work(plan: Plan, ordered: Sequence[Any]) -> list[Item]:
-    return [(noise, level, batch) for batch in range(len(ordered)) for noise, levels in plan for level in levels]
+    return [
+        (noise, part, batch)
+        for batch in range(len(ordered))
+        for noise, levels in plan
+        for part in _parts(noise, levels)
+    ]
+
+
+def _parts(noise: Noise, levels: Sequence[float]) -> list[tuple[float, ...]]:
+    return [tuple(levels)] if noise.nested else [(level,) for level in levels]
 
 
 def _left(work: Sequence[Item], known: Mapping[Key, Any], keep: Keep | None) -> list[Item]:
-    """What is not known yet, or has left no perturbation where one is wanted; the same on every rank."""
+    """What is not known yet, or has left no perturbation where one is wanted; the same on every rank. A piece of which
+    some levels are missing is done anew: its worst noise so far is nowhere."""
     missing = [
         number
         for number, item in enumerate(work)
-        if _key(*item) not in known or (keep is not None and keep.wants(*item))
+        if any(_key(*one) not in known or (keep is not None and keep.wants(*one)) for one in _each(item))
     ]
     # Rank 0 decides for all: what others keep may appear while a rank still looks.
     return [work[number] for number in gathered(missing)[0]]
 
 
-def _cost(noise: Noise, level: float, batch: int, ordered: Sequence[Sequence[Any]]) -> float:
+def _cost(noise: Noise, levels: Sequence[float], batch: int, ordered: Sequence[Sequence[Any]]) -> float:
     """Forwards, about."""
+    return sum(_cost_of_one(noise, level, batch, ordered) for level in levels)
+
+
+def _cost_of_one(noise: Noise, level: float, batch: int, ordered: Sequence[Sequence[Any]]) -> float:
     return len(ordered[batch]) * (noise.cost if level else 1)
 
 
@@ -180,50 +205,10 @@ def _assembled(plan: Plan, ordered: Sequence[Sequence[Placed]], records: dict[Ke
     for noise, levels in plan:
         rows = [[records[_key(noise, level, number)] for number in range(len(ordered))] for level in levels]
         seconds += sum(record["seconds"] for row in rows for record in row)
+        forwards = sum(record.get("forwards", math.nan) for row in rows for record in row)
         counts, norms = (
             [[value for record in row for value in record[name]] for row in rows] for name in ("counts", "norms")
         )
-        found[noise.name] = Found(noise, list(levels), np.asarray(counts, np.int64), np.asarray(norms, np.float64))
+        arrays = np.asarray(counts, np.int64), np.asarray(norms, np.float64)
+        found[noise.name] = Found(noise, list(levels), *arrays, forwards)
     return Sweep([(item.case, item.number) for batch in ordered for item in batch], found, seconds)
-
-
-def within_memory(attack: Callable[[Sequence[Slice]], R], batch: Sequence[Slice]) -> list[R]:
-    """The results of `attack` on the batch, or on its halves, quarters, ... where the device runs out of memory.
-
-    UserError for a slice that does not fit alone.
-    """
-    try:
-        return [attack(batch)]
-    except RuntimeError as error:
-        if not is_out_of_memory(error):
-            raise
-        if len(batch) == 1:
-            raise UserError(
-                f"{_told(batch[0])}, {' x '.join(map(str, batch[0].image.shape))}, does not fit into memory: close "
-                "other programs, or evaluate it on a larger device (-device)."
-            ) from error
-    torch.cuda.empty_cache()
-    half = len(batch) // 2
-    return within_memory(attack, batch[:half]) + within_memory(attack, batch[half:])
-
-
-def _told(item: Slice) -> str:
-    return f"Slice {item.number} of case {item.case}" if item.image.ndim == 3 else f"Case {item.case}"
-
-
-def stacked(target: Target, batch: Sequence[Slice]) -> tuple[Tensor, Tensor, list[str]]:
-    """Images and references of a batch on the target's device, and the name of each slice."""
-    x = torch.stack([item.image for item in batch]).to(target.device)
-    y = torch.stack([item.reference for item in batch]).to(target.device)
-    return x, y, [f"{item.case} {item.number}" for item in batch]
-
-
-def _counted(
-    target: Target, batch: Sequence[Slice], noise: Noise, level: float, seed: int
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Counts (N, classes, 3) of the slices under noise, norms (N,) of their perturbations, and these themselves."""
-    x, y, names = stacked(target, batch)
-    noisy = noise(target, x, y, level, [f"{seed} {name}" for name in names])
-    with torch.no_grad():
-        counts = target.objective().counts(target.network(noisy), y).cpu()
-    return counts, ball.size(noisy - x, noise.settings.get("norm", "l2")).cpu(), (noisy - x).cpu()

@@ -19,7 +19,7 @@ from torch import Tensor
 from nnunet_ima.attacks import ball
 from nnunet_ima.evaluation.noises import Noise, Settings, smallest_noise
 from nnunet_ima.evaluation.panel import Panel
-from nnunet_ima.evaluation.sweep import stacked, within_memory
+from nnunet_ima.evaluation.under_noise import stacked, within_memory
 from nnunet_ima.metrics.indices import dice_index, mean_dice
 from nnunet_ima.segmentation.cases.slices import Slice, batches
 from nnunet_ima.segmentation.objectives.dice import SegmentationObjective, overlap_counts

@@ -1,7 +1,7 @@
 """Slices to look at: worst, median and best under attack, clean and noisy, with the contours of what is found."""
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from nnunet_ima.evaluation.evaluate import Subject
-from nnunet_ima.evaluation.sweep import Found, Sweep, stacked
+from nnunet_ima.evaluation.sweep import Found, Sweep
+from nnunet_ima.evaluation.under_noise import outcomes, stacked
 from nnunet_ima.metrics.indices import mean_dice, slice_dice
 from nnunet_ima.plots import new_figure
 from nnunet_ima.report.images import outline, picture
@@ -105,8 +107,7 @@ def _attacked(subject: Subject, main: Found, item: Slice) -> _Attacked:
     objective = subject.target.objective()
     reference = objective.reference(y)[0][0].cpu().numpy()
     images, found, dice = [], [], []
-    for level in main.levels:
-        noisy = main.noise(subject.target, x, y, level, subject.seeds([item])) if level else x
+    for noisy in _noisy(subject, main, item, x, y):
         with torch.no_grad():
             output = subject.target.network(noisy)
         images.append(noisy[0, 0].cpu().numpy())
@@ -132,6 +133,16 @@ def _picture(shown: _Attacked, main: Found, row: int, name: str, title: str) -> 
     figure = _drawn((shown.images[0], shown.images[row]), shown.reference, (shown.found[0], shown.found[row]))
     frames = _frames(main.levels, shown.images, shown.found, shown.dice)
     return Picture(name, title, figure, shown.reference.shape[1:], outline(shown.reference), frames)
+
+
+def _noisy(subject: Subject, main: Found, item: Slice, x: Tensor, y: Tensor) -> Iterator[Tensor]:
+    """The slice (1, C, H, W) at each level."""
+    if main.noise.nested:
+        upwards = outcomes(subject.target, [item], main.noise, main.levels, subject.settings.seed)
+        yield from (x + found.delta.to(x) for _, found in upwards)
+        return
+    for level in main.levels:
+        yield main.noise(subject.target, x, y, level, subject.seeds([item])) if level else x
 
 
 def _frames(

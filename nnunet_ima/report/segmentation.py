@@ -23,7 +23,7 @@ from nnunet_ima.report.curves import (
 )
 from nnunet_ima.report.pages import new_environment
 from nnunet_ima.report.pictures import MAGNIFICATION, Picture
-from nnunet_ima.report.tables import by_severity, certified_title, figures_of, names, sample_title
+from nnunet_ima.report.tables import by_severity, certified_title, figures_of, forwards_told, names, sample_title
 from nnunet_ima.report.words import in_words_of
 
 Shown = tuple[float, Sequence[Picture]]
@@ -83,6 +83,7 @@ def _filled_in(
         "tested": any(row["p"] is not None for row in comparisons),
         "listed": any(row.get("differences") is not None for row in comparisons),
         "pictured": any(pictures for _, pictures in shown),
+        "forwards_told": forwards_told,
         "start": levels.index(shown[0][0]),
         "by_severity": by_severity,
         "audited": any(model.get("audit") for model in models),

@@ -101,7 +101,15 @@ def table(models: Sequence[dict[str, Any]]) -> str:
                 ]
     lines += ["", "Noise level at which half of the slices fail"]
     lines += [name.ljust(width) + _half_cell(model) for name, model in zip(labels, models, strict=True)]
-    more = [_sample_lines, _smallest_lines, _certified_lines, _volume_lines, _corruption_lines, _comparison_lines]
+    more = [
+        _sample_lines,
+        _smallest_lines,
+        _certified_lines,
+        _volume_lines,
+        _corruption_lines,
+        _comparison_lines,
+        _forwards_lines,
+    ]
     return in_words_of(models, "\n".join([*lines, *(line for part in more for line in part(labels, models, width))]))
 
 
@@ -233,6 +241,20 @@ def _comparison_lines(labels: Sequence[str], models: Sequence[dict[str, Any]], w
     if any(row["p"] is not None for row in rows):
         lines.append("p: paired Wilcoxon test, adjusted for all levels, structures and pairs (Holm)")
     return lines
+
+
+def _forwards_lines(labels: Sequence[str], models: Sequence[dict[str, Any]], width: int) -> list[str]:
+    lines = ["", "Forwards of a slice, counted (backward passes, too)"]
+    return lines + [name.ljust(width) + forwards_told(model) for name, model in zip(labels, models, strict=True)]
+
+
+def forwards_told(model: dict[str, Any]) -> str:
+    """How many forwards each noise took, and the searches beside the sweep."""
+    parts = dict(model["forwards"])
+    for key, name in (("strong_sample", "strong on a sample"), ("smallest", "smallest noise")):
+        if key in model:
+            parts[name] = model[key]["forwards"]
+    return ", ".join(f"{name} {'unknown' if value is None else format(value, ',')}" for name, value in parts.items())
 
 
 def difference_told(row: dict[str, Any]) -> str:

@@ -146,3 +146,12 @@ def test_a_smaller_radius_starts_at_the_worst_point_of_the_larger_one() -> None:
     assert seen[:2] == [0.0, 2.0] and max(seen) == 2.0
     assert seen[4] == 0.0
     assert found.item() == 0.0
+
+
+@pytest.mark.parametrize("schedule", [((1.0, 1.0),), SCHEDULE])
+def test_a_start_is_pulled_into_the_first_ball(schedule: tuple[tuple[float, float], ...]) -> None:
+    x, radius = torch.zeros(2, *SHAPE), schedule[0][0]
+    model, y, start = Curved(16).eval(), torch.zeros(2, dtype=torch.long), ball.random_direction(x, generators([0, 1]))
+    inside, far = (apgd(model, x, y, 1.0, steps=4, schedule=schedule, start=r * start) for r in (radius, 50.0))
+    torch.testing.assert_close(inside, far, rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(inside, apgd(model, x, y, 1.0, steps=4, schedule=schedule, start=-far))

@@ -81,6 +81,18 @@ def test_random_points_are_uniform_in_the_volume_of_the_ball(dimensions: int, no
     assert (points / radius[:, None]).mean(0).abs().max() < 4 / math.sqrt(4000)
 
 
+@pytest.mark.parametrize("norm", ball.NORMS)
+def test_noise_is_stretched_to_its_radius(norm: Norm) -> None:
+    """What is 0 becomes the random point that its generator gives."""
+    delta = torch.randn(3, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+    delta[1], radius = 0.0, torch.tensor([0.1, 2.0, 30.0])
+    found = ball.stretched(delta, radius, norm, [torch.Generator().manual_seed(seed) for seed in range(3)])
+    random = ball.random_point(delta, radius, norm, [torch.Generator().manual_seed(seed) for seed in range(3)])
+    torch.testing.assert_close(found[1], random[1], rtol=0, atol=0)
+    torch.testing.assert_close(ball.size(found, norm)[::2], radius[::2])
+    torch.testing.assert_close(ball.direction(found, "l2")[::2], ball.direction(delta, "l2")[::2])
+
+
 def test_random_points_for_linf_are_uniform_in_every_coordinate() -> None:
     points = ball.random_point(torch.zeros(4000, 3), torch.full((4000,), 2.0), "linf", torch.Generator().manual_seed(0))
     for coordinate in points.T:

@@ -47,11 +47,17 @@ def test_figures_are_those_of_all_cases() -> None:
 
 def test_samples_are_pooled_by_their_slices() -> None:
     samples = [
-        {"slices": slices, "strong_steps": 25, "levels": [{"noise": 5.0, "main": main, "strong": strong}]}
+        {
+            "slices": slices,
+            "strong_steps": 25,
+            "levels": [{"noise": 5.0, "main": main, "strong": strong}],
+            "forwards": 7,
+        }
         for slices, main, strong in ((4, 50.0, 40.0), (12, 70.0, 50.0))
     ]
     together = pooled_sample(samples)
     assert together["slices"] == 16 and together["levels"] == [{"noise": 5.0, "main": 65.0, "strong": 47.5}]
+    assert together["forwards"] == 14
     assert largest_gap(together) == (17.5, 5.0)
 
 

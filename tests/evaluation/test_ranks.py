@@ -38,7 +38,7 @@ def _costs(levels: tuple[float, ...], ranks: int, batches: list[list[None]] = BA
     return [cost / sum(costs) for cost in costs]
 
 
-def _name(item: Item) -> tuple[str, float, int]:
+def _name(item: Item) -> tuple[str, tuple[float, ...], int]:
     return item[0].name, item[1], item[2]
 
 

@@ -35,8 +35,8 @@ def test_along_the_axis() -> None:
 
 
 def test_folds_are_pooled() -> None:
-    parts = [figures({case: one}, 8.0) for case, one in PROFILE.items()]
-    assert pooled_smallest(parts) == figures(PROFILE, 8.0)
+    parts = [figures({case: one}, 8.0) | {"forwards": 7} for case, one in PROFILE.items()]
+    assert pooled_smallest(parts) == figures(PROFILE, 8.0) | {"forwards": 14}
 
 
 def test_margins_come_from_the_checkpoint(tmp_path: Path) -> None:

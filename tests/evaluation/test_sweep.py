@@ -12,7 +12,8 @@ from nnunet_ima.errors import UserError
 from nnunet_ima.evaluation.journal import Journal
 from nnunet_ima.evaluation.noises import ATTACKS, Settings, Target, attack, random_noise
 from nnunet_ima.evaluation.summary import WORST, worst_of
-from nnunet_ima.evaluation.sweep import Plan, sweep, within_memory
+from nnunet_ima.evaluation.sweep import Plan, sweep
+from nnunet_ima.evaluation.under_noise import within_memory
 from nnunet_ima.segmentation.cases.slices import Slice
 from nnunet_ima.segmentation.objectives.dice import SegmentationObjective
 
