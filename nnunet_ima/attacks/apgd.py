@@ -28,6 +28,7 @@ def apgd(
     steps: int = 100,
     schedule: Sequence[tuple[float, float]] = ((1.0, 1.0),),
     random_start: bool = True,
+    start: Tensor | None = None,
     **common: Unpack[Common],
 ) -> Tensor:
     """The worst point that Auto-PGD meets on its path, per sample; arguments and result as for `pgd`.
@@ -50,7 +51,8 @@ def apgd(
     radius = ball.per_sample(epsilon, x, "epsilon")
     worst = Worst(x)
     active = torch.nonzero(radius > 0).squeeze(1)
-    point = x + threat.start(x, schedule[0][0] * radius, random_start)
+    start = threat.start(x, schedule[0][0] * radius, random_start) if start is None else start
+    point = x + start
     with frozen(model), torch.enable_grad():
         for (factor, _), length in zip(schedule, _lengths(steps, schedule), strict=True):
             if len(active) == 0:

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from nnunet_ima.cli.common import names_among, noise_levels, positive
+from nnunet_ima.cli.common import frequency_band, names_among, noise_levels, positive
 from nnunet_ima.evaluation.noise_names import ATTACK_NAMES, CORRUPTION_NAMES
 
 
@@ -141,6 +141,13 @@ def _add_noises(group: Any) -> None:
         help="[OPTIONAL] queries per gradient estimate of --attack spsa; default: 2048",
     )
     group.add_argument("--spsa-steps", type=positive, default=20, help="[OPTIONAL] steps of --attack spsa; default: 20")
+    group.add_argument(
+        "--band",
+        type=frequency_band,
+        metavar="LOW,HIGH",
+        help="[OPTIONAL] frequencies of the noise of --attack frequency, in shares of the Nyquist frequency (half a "
+        "period per pixel), HIGH itself not among them; default: 0,0.25",
+    )
     group.add_argument(
         "--vanish", metavar="CLASS", help="[OPTIONAL] name of the class that --attack vanish makes disappear"
     )
