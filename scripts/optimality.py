@@ -87,11 +87,16 @@ def attacked(subject: Subject, noise: Noise, levels: Sequence[float]) -> tuple[A
     """Dice (levels, slices), and the forwards and gradients that a slice took per level above 0."""
     assert isinstance(subject.target.network, nn.Module)
     counted = Counted(subject.target.network).eval()
-    target = Target(counted, subject.target.labels)
-    swept = sweep(target, subject.slices.places, [(noise, levels)], 32, progress=False, read=subject.slices.read)
-    dice = np.stack([slice_dice(counts) for counts in swept.found[noise.name].counts])
-    paid = counted.forwards + counted.gradients - dice.size
-    return cumulative(dice), paid / (dice.shape[1] * (len(levels) - 1))
+    target, places = Target(counted, subject.target.labels), subject.slices.places
+
+    def dice_at(some: list[float]) -> Array:
+        found = sweep(target, places, [(noise, some)], 32, progress=False, read=subject.slices.read).found[noise.name]
+        return np.stack([slice_dice(counts) for counts in found.counts])
+
+    noisy = dice_at([level for level in levels if level > 0])
+    # A slice is counted with one more forward, which is not the attack's.
+    paid = (counted.forwards + counted.gradients) / noisy.size - 1
+    return cumulative(np.concatenate([dice_at([0.0]), noisy])), paid
 
 
 def compare_optimality(subject: Subject, levels: Sequence[float], forwards: int) -> None:
