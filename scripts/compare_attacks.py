@@ -8,6 +8,11 @@ First table: a trained nnU-Net model, the same slices, noise level, steps and st
 in [0, 1] (an affine map in front of the network), with room on both sides, so that clipping never matters. What takes
 class labels only (adv-lib, ART) sees the mean cross-entropy of the pixels as a problem of two classes, whose gradient
 has the same direction. Second table: a small classifier of scikit-learn's digits, Square and Auto-PGD.
+
+    python scripts/compare_attacks.py -d D4 -tr nnUNetTrainerPlain -p nnUNetPlansIMA --optimality 2,5,10 --forwards 400
+
+Our attacks among themselves, which needs no other package: AttackBench's optimality at equal forwards, and what each of
+them finds that `strong` does not. See `optimality.py`.
 """
 
 import argparse
@@ -19,14 +24,17 @@ from types import ModuleType
 
 import numpy as np
 import torch
+from alma import compare_alma
+from optimality import Counted, compare_optimality
 from torch import Tensor, nn
 from torch.nn import functional
 
 from nnunet_ima.attacks import Margin, Objective, apgd, pgd, square
 from nnunet_ima.attacks.ball import Norm
 from nnunet_ima.attacks.precision import autocast, native_bfloat16
-from nnunet_ima.cli.common import device_name, nnunet_folder, positive
+from nnunet_ima.cli.common import device_name, nnunet_folder, noise_levels, positive
 from nnunet_ima.evaluation.evaluate import Choice, Subject, prepare
+from nnunet_ima.evaluation.noises import Settings
 from nnunet_ima.metrics.indices import average_dice_index
 from nnunet_ima.nnunet.dataset_names import dataset_name
 from nnunet_ima.segmentation.cases.models import find_models
@@ -48,6 +56,17 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--steps", type=positive, default=100, help="default: 100 (adv-lib's Auto-PGD takes no other)")
     parser.add_argument("--slices", type=positive, default=32)
     parser.add_argument("--repeats", type=positive, default=5, help="the median time counts; default: 5")
+    parser.add_argument("--cases", default="test", help="as for nnunet-ima-eval; default: test")
+    parser.add_argument(
+        "--optimality", type=noise_levels, metavar="2,5,10", help="compare our attacks at these noise levels instead"
+    )
+    parser.add_argument(
+        "--alma", type=float, metavar="LARGEST", help="compare ALMA prox with `smallest`, L-infinity noise up to this"
+    )
+    parser.add_argument("--norm", choices=["l2", "linf"], default="l2", help="of --optimality; default: l2")
+    parser.add_argument(
+        "--forwards", type=positive, default=400, help="of each attack with --optimality, a gradient counts as one more"
+    )
     return parser.parse_args()
 
 
@@ -62,25 +81,6 @@ class PixelCrossEntropy(SegmentationObjective):
 
     def badness(self, logits: Tensor, y: Tensor) -> Tensor:
         return Objective.badness(self, logits, y)
-
-
-class Counted(nn.Module):
-    """The network behind the affine map from [0, 1], counting sample-forwards and sample-gradients."""
-
-    def __init__(self, network: nn.Module, low: float, width: float) -> None:
-        super().__init__()
-        self.network, self.low, self.width = network, low, width
-        self.forwards = self.gradients = 0
-
-    def forward(self, x: Tensor) -> Tensor:
-        self.forwards += len(x)
-        if x.requires_grad:
-            x.register_hook(self._count)  # type: ignore[no-untyped-call]
-        logits: Tensor = self.network(self.low + self.width * x)
-        return logits
-
-    def _count(self, gradient: Tensor) -> None:
-        self.gradients += len(gradient)
 
 
 class TwoClasses(nn.Module):
@@ -232,8 +232,15 @@ def main() -> None:
     torch.set_num_threads(1)
     found = find_models(nnunet_folder("nnUNet_results"), dataset_name(args.d), "2d", None, [args.tr], args.p)
     preprocessed = nnunet_folder("nnUNet_preprocessed")
-    subject = prepare(found[0], Choice((args.noise,), cases="test"), preprocessed, torch.device(args.device))
+    choice = Choice((args.noise,), cases=args.cases, settings=Settings(norm=args.norm))
+    subject = prepare(found[0], choice, preprocessed, torch.device(args.device))
     print(found[0])
+    if args.alma:
+        compare_alma(subject, args.alma, args.steps)
+        return
+    if args.optimality:
+        compare_optimality(subject, args.optimality, args.forwards)
+        return
     compare_on_slices(subject, args)
     compare_on_classifier()
 

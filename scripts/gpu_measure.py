@@ -15,8 +15,9 @@ from unittest import mock
 
 import numpy as np
 import torch
-from compare_attacks import Counted, PixelCrossEntropy
+from compare_attacks import PixelCrossEntropy
 from nnunetv2.training.nnUNetTrainer import nnUNetTrainer as stock_module  # noqa: N813 (a module)
+from optimality import Counted
 from step_time import synchronise, timed
 from synthetic import Pool, Shape, attacked, build, calibrate, on_device, warm_up
 from torch import Tensor

@@ -259,7 +259,9 @@ def test_many_noises_in_one_report(ready: Workspace, tmp_path: Path, monkeypatch
             "--noise",
             "2",
             "--attack",
-            "pgd,strong,square,transfer,vanish",
+            "pgd,strong,square,transfer,vanish,padam-cos,frequency",
+            "--band",
+            "0,0.5",
             "--vanish",
             "wall",
             "--corruptions",
@@ -274,8 +276,10 @@ def test_many_noises_in_one_report(ready: Workspace, tmp_path: Path, monkeypatch
         ]
     )
     content = json.loads((tmp_path / "results.json").read_text())
+    names = ["strong", "square", "transfer", "vanish", "padam-cos", "frequency"]
+    assert content["settings"]["settings"]["band"] == [0, 0.5]
     for model in content["models"]:
-        assert list(model["others"]) == ["strong", "square", "transfer", "vanish", "worst of all", "random"]
+        assert list(model["others"]) == [*names, "worst of all", "random"]
         assert list(model["corruptions"]) == ["gaussian", "blur", "motion"]
         for row in range(2):
             levels = [model["levels"][row], *(one["levels"][row] for one in model["others"].values())]

@@ -1,14 +1,20 @@
 """Projected gradient descent with one noise level per sample (methods: IMA paper, Sec. 2; Madry et al. 2018)."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 from typing_extensions import Unpack
 
 from nnunet_ima.attacks import ball
 from nnunet_ima.attacks.frozen import Model, frozen, input_gradient, steady
+from nnunet_ima.attacks.objective import Objective
 from nnunet_ima.attacks.stall import Stall
 from nnunet_ima.attacks.threat import Common, Threat
 from nnunet_ima.attacks.worst import Worst, scores, still_rising
+
+Step = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""(rows of the batch, their points, gradients of their losses) -> their next points."""
 
 
 def pgd(
@@ -44,24 +50,45 @@ def pgd(
     x = x.detach()
     radius = ball.per_sample(epsilon, x, "epsilon")
     start = threat.start(x, radius, random_start) if start is None else start
-    point = threat.inside(x, start, radius)
+
+    def step(rows: Tensor, here: Tensor, gradient: Tensor) -> Tensor:
+        return threat.climbed(x[rows], here, radius[rows], gradient, alpha / steps)
+
+    return climb(model, x, y, radius, threat.inside(x, start, radius), steps, threat.objective, step, stall)
+
+
+def climb(
+    model: Model,
+    x: Tensor,
+    y: Tensor,
+    radius: Tensor,
+    point: Tensor,
+    steps: int,
+    objective: Objective,
+    step: Step,
+    stall: int | None = None,
+) -> Tensor:
+    """The worst point that is met on the path from `point` by gradient steps, per sample; `x` where `radius` is 0.
+
+    step: where the samples `rows` go, from their points and gradients; the other arguments are those of `pgd`.
+    """
     worst = Worst(point)
     active = torch.nonzero(radius > 0).squeeze(1)
     stalled = Stall(stall, len(x), x.device)
     with frozen(model), torch.enable_grad():
-        for step in range(steps + 1):
+        for number in range(steps + 1):
             if len(active) == 0:
                 break
-            iterate = point[active].requires_grad_(step < steps)
+            iterate = point[active].requires_grad_(number < steps)
             reference = y[active]
             logits = steady(model(iterate))
-            loss = threat.objective.at(step / steps).loss(logits, reference)
-            score = scores(threat.objective, logits, reference, loss)
+            loss = objective.at(number / steps).loss(logits, reference)
+            score = scores(objective, logits, reference, loss)
             worst.update(active, iterate.detach(), score)
-            if step == steps:
+            if number == steps:
                 break
             gradient = input_gradient(loss, iterate, reference)
-            going = still_rising(score, threat.objective, stalled.goes_on(active, loss))
+            going = still_rising(score, objective, stalled.goes_on(active, loss))
             active, gradient = active[going], gradient[going]
-            point[active] = threat.climbed(x[active], point[active], radius[active], gradient, alpha / steps)
+            point[active] = step(active, point[active], gradient)
     return torch.where(ball.broadcast(radius > 0, x), worst.point, x)

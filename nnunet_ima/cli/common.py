@@ -56,6 +56,18 @@ def names_among(known: Sequence[str], everything: bool = False) -> Callable[[str
     return parse
 
 
+def frequency_band(text: str) -> tuple[float, float]:
+    """`0,0.25` -> (0.0, 0.25), for argparse."""
+    parts = [part.strip() for part in text.split(",")]
+    try:
+        low, high = (float(part) for part in parts)
+    except ValueError:
+        low = high = math.nan
+    if not 0 <= low < high <= 1:
+        raise argparse.ArgumentTypeError(f"must be LOW,HIGH with 0 <= LOW < HIGH <= 1, like 0,0.25, got {text!r}")
+    return low, high
+
+
 def positive(text: str) -> int:
     """A whole number of at least 1, for argparse."""
     try:

@@ -50,6 +50,7 @@ def _check(args: argparse.Namespace) -> None:
         raise UserError("-i and -gt go together: images need references, and references images.")
     if ("vanish" in args.attack) != (args.vanish is not None):
         raise UserError("--attack vanish and --vanish CLASS go together: name the class that should disappear.")
+    _check_band(args)
     if args.surface is not None and not (args.surface >= 0 and (args.volumes or args.save_volumes)):
         raise UserError(f"--surface {args.surface:g} must be a tolerance of 0 mm or more, together with --volumes.")
     if args.certify is not None and not 0 < args.certify < math.inf:
@@ -81,6 +82,16 @@ def _check_dimensions(models: list[Any], args: argparse.Namespace) -> None:
         raise UserError(
             f"--noise would put less noise on the voxels of {volumes[0]} than on the pixels of the 2D models: give "
             "levels per pixel with --rms, or a single configuration with -c."
+        )
+
+
+def _check_band(args: argparse.Namespace) -> None:
+    if args.band is not None and "frequency" not in args.attack:
+        low, high = args.band
+        raise UserError(f"--band {low:g},{high:g} is for --attack frequency: add it, or leave this out.")
+    if "frequency" in args.attack and args.norm != "l2":
+        raise UserError(
+            f"--attack frequency --norm {args.norm}: clipping pixels to that norm would leave the band, give --norm l2."
         )
 
 
@@ -175,6 +186,8 @@ def _choice(args: argparse.Namespace, slices: bool = True) -> Any:
 
     names = ("norm", "steps", "restarts", "strong_steps", "queries", "spsa_samples", "spsa_steps", "seed")
     settings = replace(Settings(), **{name: getattr(args, name) for name in names})
+    if args.band is not None:
+        settings = replace(settings, band=args.band)
     return Choice(
         tuple(args.levels),
         args.attack,

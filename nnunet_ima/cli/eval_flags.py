@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from nnunet_ima.cli.common import names_among, noise_levels, positive
+from nnunet_ima.cli.common import frequency_band, names_among, noise_levels, positive
 from nnunet_ima.evaluation.noise_names import ATTACK_NAMES, CORRUPTION_NAMES
 
 
@@ -167,6 +167,13 @@ def _add_noises(group: Any) -> None:
         help="[OPTIONAL] go up the noise levels slice by slice: start from the worst noise of the level below, keep "
         "the worse of both, leave out slices that have lost everything; fewer forwards and a stronger attack, but not "
         "the paper's protocol; the files go into a folder of that name",
+    )
+    group.add_argument(
+        "--band",
+        type=frequency_band,
+        metavar="LOW,HIGH",
+        help="[OPTIONAL] frequencies of the noise of --attack frequency, in shares of the Nyquist frequency (half a "
+        "period per pixel), HIGH itself not among them; default: 0,0.25",
     )
     group.add_argument(
         "--vanish", metavar="CLASS", help="[OPTIONAL] name of the class that --attack vanish makes disappear"

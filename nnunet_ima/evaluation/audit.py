@@ -28,7 +28,7 @@ from nnunet_ima.segmentation.cases.slices import Slice, batches
 
 Verdict = Literal["PASS", "WARN", "FAIL"]
 Dice = NDArray[np.float64]
-WHITE_BOX = ("pgd", "segpgd", "cospgd", "ifgsm", "fgsm", "apgd", "strong")
+WHITE_BOX = ("pgd", "segpgd", "cospgd", "ifgsm", "fgsm", "apgd", "strong", "padam-cos")
 SLICES = 16
 QUERIES = 500
 RESTARTS = 3

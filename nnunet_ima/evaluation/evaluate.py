@@ -14,6 +14,7 @@ import torch
 import torch.distributed as dist
 
 import nnunet_ima
+from nnunet_ima.attacks.frequency import Band, in_band
 from nnunet_ima.errors import UserError
 from nnunet_ima.evaluation.corruptions import SEVERITIES, corruption
 from nnunet_ima.evaluation.journal import Journal, file_digest
@@ -124,6 +125,8 @@ def prepare(
         if choice.vanish not in classes:
             raise UserError(f"--vanish {choice.vanish}: the model has no such class, only {', '.join(classes)}.")
         settings = replace(settings, vanish=classes.index(choice.vanish))
+    if "frequency" in choice.attacks:
+        _check_band(slices.places, settings.band)
     other = None
     if surrogate is not None:
         other = load_predictor(surrogate, device)
@@ -142,6 +145,16 @@ def _cases(model: TrainedModel, predictor: Any, choice: Choice, preprocessed: Pa
     held_out = held_out_cases(preprocessed / model.dataset, identifier, model.fold)
     names = choose_cases(held_out, choice.cases)
     return PreprocessedCases(preprocessed / model.dataset / identifier, names, predictor.dataset_json), names
+
+
+def _check_band(places: Sequence[Placed], band: Band) -> None:
+    """An attack that has no frequency to use would leave every slice as it is: a model would look robust."""
+    smallest = min((place.shape for place in places), key=lambda shape: max(shape[1:]))
+    if not in_band(smallest[1:], band).any():
+        raise UserError(
+            f"--band {band[0]:g},{band[1]:g} holds no frequency of a slice of {' x '.join(map(str, smallest[1:]))} "
+            f"pixels: widen it to at least 1/{max(smallest[1:])}."
+        )
 
 
 def check_fits(

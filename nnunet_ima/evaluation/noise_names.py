@@ -1,6 +1,20 @@
 """What the commands can be told without loading torch."""
 
-ATTACK_NAMES = ("pgd", "segpgd", "cospgd", "ifgsm", "fgsm", "apgd", "strong", "square", "spsa", "transfer", "vanish")
+ATTACK_NAMES = (
+    "pgd",
+    "segpgd",
+    "cospgd",
+    "ifgsm",
+    "fgsm",
+    "apgd",
+    "strong",
+    "square",
+    "spsa",
+    "transfer",
+    "vanish",
+    "padam-cos",
+    "frequency",
+)
 CORRUPTION_NAMES = (
     "white",
     "gaussian",

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from nnunet_ima.attacks import apgd, ball, pgd, spsa, square
+from nnunet_ima.attacks import apgd, ball, frequency, padam, pgd, spsa, square
 from nnunet_ima.attacks.apgd import SCHEDULE, WITHIN
 from nnunet_ima.attacks.ball import Norm
 from nnunet_ima.attacks.frozen import Model
@@ -21,7 +21,12 @@ from nnunet_ima.attacks.worst import Worst, scores
 from nnunet_ima.segmentation.cases.intensities import CTScale
 from nnunet_ima.segmentation.objectives.dice import SegmentationObjective
 from nnunet_ima.segmentation.objectives.ensemble import STRONG
-from nnunet_ima.segmentation.objectives.weighted import CosPGDObjective, SegPGDObjective, VanishObjective
+from nnunet_ima.segmentation.objectives.weighted import (
+    CosineObjective,
+    CosPGDObjective,
+    SegPGDObjective,
+    VanishObjective,
+)
 
 Family = Literal["attack", "control", "corruption"]
 
@@ -51,9 +56,10 @@ class Settings:
     """What attacks are told. Levels are in units of `norm`; every kind of attack reads what it has a use for.
 
     steps: of gradient attacks; strong_steps: of each member of the ensemble (SEA: 300); queries: forwards of Square;
-    spsa_samples: forwards per estimate of SPSA (paper: 2048), spsa_steps: its steps; vanish: number of the foreground
-    class that should vanish, from 0; restarts: random starts, of which the worst point counts; surrogate: digest of
-    the model that noise is transferred from, for what another one finds is another noise.
+    spsa_samples: forwards per estimate of SPSA (paper: 2048), spsa_steps: its steps; band: of `frequency`, (low, high)
+    in shares of the Nyquist frequency; vanish: number of the foreground class that should vanish, from 0; restarts:
+    random starts, of which the worst point counts; surrogate: digest of the model that noise is transferred from, for
+    what another one finds is another noise.
     """
 
     norm: Norm = "l2"
@@ -64,6 +70,7 @@ class Settings:
     queries: int = 1000
     spsa_samples: int = 2048
     spsa_steps: int = 20
+    band: tuple[float, float] = (0.0, 0.25)
     vanish: int | None = None
     surrogate: str | None = None
     seed: int = 0
@@ -166,6 +173,19 @@ def _auto(settings: Settings, target: Target, x: Tensor, y: Tensor, level: float
     with autocast(x.device, native_bfloat16(x.device)):
         told = _common(settings, target.objective(), draws)
         return apgd(target.network, x, y, level, steps=settings.steps, **told)
+
+
+def _padam_cos(settings: Settings, target: Target, x: Tensor, y: Tensor, level: float, draws: Draws) -> Tensor:
+    with autocast(x.device, native_bfloat16(x.device)):
+        told = _common(settings, target.objective(CosineObjective), draws)
+        return padam(target.network, x, y, level, steps=settings.steps, **told)
+
+
+def _frequency(settings: Settings, target: Target, x: Tensor, y: Tensor, level: float, draws: Draws) -> Tensor:
+    """In L2 only."""
+    with autocast(x.device, native_bfloat16(x.device)):
+        told = _common(settings, target.objective(), draws)
+        return frequency(target.network, x, y, level, band=settings.band, steps=settings.steps, **told)
 
 
 def _strong(
@@ -302,5 +322,7 @@ ATTACKS: dict[str, Callable[[str, Settings], Noise]] = {
     ),
     "transfer": _made(_transfer, (*_PLAIN, "surrogate"), lambda settings: 2.0 * settings.steps * settings.restarts),
     "vanish": partial(_pgd_like, VanishObjective),
+    "padam-cos": _made(_padam_cos, ("norm", "steps", "seed"), lambda settings: 2.0 * settings.steps),
+    "frequency": _made(_frequency, ("norm", "steps", "band", "seed"), lambda settings: 2.0 * settings.steps),
 }
 """Attacks by the name `--attack` takes."""

@@ -15,7 +15,7 @@ from nnunet_ima.evaluation.sweep import Found, Sweep, sweep
 from nnunet_ima.metrics.indices import ADI
 from nnunet_ima.segmentation.objectives.ensemble import STRONG
 
-FLATTERING = ("pgd", "segpgd", "cospgd", "ifgsm", "fgsm", "apgd")
+FLATTERING = ("pgd", "segpgd", "cospgd", "ifgsm", "fgsm", "apgd", "padam-cos")
 SLICES = 16
 NAME = "strong on a sample"
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from nnunet_ima.attacks import bpgd, pgd
+from nnunet_ima.attacks import bpgd, frequency, padam, pgd
 from nnunet_ima.attacks.buckets import bucketed
 from nnunet_ima.attacks.frozen import frozen
 from tests.models import Counting, Curved
@@ -13,6 +13,8 @@ from tests.models import Counting, Curved
 Attack = Callable[[nn.Module, Tensor, Tensor], object]
 ATTACKS: dict[str, Attack] = {
     "pgd": lambda model, x, y: pgd(model, x, y, 0.5, steps=3),
+    "padam": lambda model, x, y: padam(model, x, y, 0.5, steps=3),
+    "frequency": lambda model, x, y: frequency(nn.Sequential(nn.Flatten(), model), x[:, None], y, 0.5, steps=3),
     "bpgd": lambda model, x, y: bpgd(model, x, y, 0.5, steps=3),
     "bpgd with a random start": lambda model, x, y: bpgd(model, x, y, 0.5, steps=3, random_start=True),
     "bpgd with shared logits": lambda model, x, y: bpgd(

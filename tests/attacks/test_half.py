@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from nnunet_ima.attacks import apgd, ball, bpgd, pgd
+from nnunet_ima.attacks import apgd, ball, bpgd, frequency, padam, pgd
 from nnunet_ima.attacks.ddn import ddn
 from nnunet_ima.attacks.frozen import input_gradient, steady
 from nnunet_ima.attacks.walk import walk
@@ -44,6 +44,8 @@ Attack = Callable[[nn.Module, Tensor, Tensor], Tensor]
 ATTACKS: dict[str, Attack] = {
     "pgd": lambda model, x, y: pgd(model, x, y, 1.2),
     "apgd": lambda model, x, y: apgd(model, x, y, 1.2, steps=20),
+    "padam": lambda model, x, y: padam(model, x, y, 1.2),
+    "frequency": lambda model, x, y: frequency(model, x, y, 1.2, band=(0.0, 1.0), steps=20),
     "walk": lambda model, x, y: walk(model, x, y, 1.2, steps=20).x,
     "ddn": lambda model, x, y: ddn(model, x, y, steps=60),
     "bpgd with shared logits": lambda model, x, y: _shared(model, x, y),

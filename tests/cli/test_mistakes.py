@@ -40,6 +40,9 @@ def test_bad_noise_levels_are_bad_usage(
         (["--attack", ","], "got ','"),
         (["--corruptions", "snow"], "must be among white, gaussian"),
         (["--norm", "l1"], "invalid choice: 'l1'"),
+        (["--band", "0.5"], "must be LOW,HIGH with 0 <= LOW < HIGH <= 1, like 0,0.25, got '0.5'"),
+        (["--band", "0.5,0.25"], "got '0.5,0.25'"),
+        (["--band", "nan,1"], "got 'nan,1'"),
     ],
 )
 def test_unknown_noises_are_bad_usage(flags: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -57,6 +60,8 @@ def test_unknown_noises_are_bad_usage(flags: list[str], message: str, capsys: py
         (["-i", "images"], "-i and -gt go together"),
         (["--attack", "vanish"], "name the class that should disappear"),
         (["--vanish", "heart"], "--attack vanish and --vanish CLASS go together"),
+        (["--band", "0,0.5"], "--band 0,0.5 is for --attack frequency"),
+        (["--attack", "pgd,frequency", "--norm", "linf"], "clipping pixels to that norm would leave the band"),
         (["--surface", "2"], "together with --volumes"),
         (["--transfer-from", "nnUNetTrainer"], "is for --attack transfer"),
         (["--calibrated"], "--calibrated is for --corruptions: add it"),

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from nnunet_ima.errors import UserError
-from nnunet_ima.evaluation.journal import Journal
+from nnunet_ima.evaluation.evaluate import _check_band
+from nnunet_ima.evaluation.journal import Journal, digest
 from nnunet_ima.evaluation.noises import ATTACKS, Settings, Target, attack, random_noise
 from nnunet_ima.evaluation.summary import WORST, worst_of
 from nnunet_ima.evaluation.sweep import Plan, sweep
@@ -69,8 +70,10 @@ def plan(*names: str) -> Plan:
     return [(noise, [0.0, 0.5, 2.0]) for noise in [*noises, random_noise(STEPS)]]
 
 
-@pytest.mark.parametrize("norm", ["l2", "linf"])
-@pytest.mark.parametrize("name", ATTACKS)
+@pytest.mark.parametrize(
+    ("name", "norm"),
+    [(name, norm) for name in ATTACKS for norm in ("l2", "linf") if (name, norm) != ("frequency", "linf")],
+)
 def test_every_attack_keeps_to_the_level_and_lowers_dice(name: str, norm: str) -> None:
     settings = Settings(**{**vars(STEPS), "norm": norm})
     levels = [0.0, 0.5, 2.0] if norm == "l2" else [0.0, 0.04, 0.2]
@@ -80,6 +83,23 @@ def test_every_attack_keeps_to_the_level_and_lowers_dice(name: str, norm: str) -
     dice = [SegmentationObjective.of(Labels()).num_foreground * 0 + _dice(counts) for counts in found.counts]
     assert dice[0] == 1 and dice[2] < 1
     assert dice[2] <= dice[1] + 1e-9 or name in ("transfer", "vanish", "spsa", "square")
+
+
+def test_a_band_is_another_attack_and_the_whole_spectrum_finds_more_than_a_part_of_it() -> None:
+    journal_names, dice = set(), []
+    for band in ((0.75, 1.0), (0.0, 1.0)):
+        noise = attack("frequency", Settings(steps=10, band=band))
+        journal_names.add(digest(noise.settings))
+        dice.append(_dice(sweep(target(), slices(), [(noise, [2.0])], 5, progress=False).found["frequency"].counts[0]))
+    assert len(journal_names) == 2
+    assert dice[1] < dice[0]
+
+
+def test_a_band_without_any_frequency_of_a_slice_is_refused() -> None:
+    """It would leave every slice as it is, and a model would look robust."""
+    _check_band(SLICES, (0.01, 0.13))
+    with pytest.raises(UserError, match=r"--band 0.01,0.1 holds no frequency of a slice of 8 x 8 pixels: widen it"):
+        _check_band(SLICES, (0.01, 0.1))
 
 
 def _dice(counts: np.ndarray) -> float:

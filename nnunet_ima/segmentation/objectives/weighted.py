@@ -1,4 +1,4 @@
-"""Attacks that are PGD on a cross-entropy weighted pixel by pixel: SegPGD and CosPGD."""
+"""Losses of attacks that go by names of their own: SegPGD and CosPGD (weighted cross-entropy), PAdam-Cos, vanish."""
 
 from copy import copy
 
@@ -41,19 +41,33 @@ class CosPGDObjective(SegmentationObjective):
         """Weighted cross-entropy per slice, (N,), float32."""
         logits = logits.float()
         pixel, valid = self.pixel_loss(logits, y)
-        return _mean(self._cosine(logits.detach(), y) * pixel, valid)
+        answers = logits.detach() if self.regions else logits.detach().softmax(1)
+        return _mean(_cosine(self, answers, y) * pixel, valid)
 
-    def _cosine(self, logits: Tensor, y: Tensor) -> Tensor:
-        """(N, H, W), 0 to 1."""
-        reference, _ = self.reference(y)
-        if self.regions:
-            # Each region is a question of its own with two answers.
-            probability = torch.stack([logits.sigmoid(), 1 - logits.sigmoid()], 2)
-            truth = torch.stack([reference, ~reference], 2).float()
-            return functional.cosine_similarity(probability, truth, dim=2).mean(1)
-        background = ~reference.any(1, keepdim=True)
-        truth = torch.cat([background, reference], 1).float()
-        return functional.cosine_similarity(logits.softmax(1), truth, dim=1)
+
+class CosineObjective(SegmentationObjective):
+    """PAdam-Cos (Halmosi, Mohos and Jelasity, ECCV 2024): 1 - cosine between a pixel's logits and its reference.
+
+    Bounded, so that wrong pixels lose their pull. A region has one logit, whose cosine would know its sign only: there
+    it is the cosine of the probabilities of its two answers.
+    """
+
+    def loss(self, logits: Tensor, y: Tensor) -> Tensor:
+        """Mean over pixels per slice, (N,), float32, 0 to 2."""
+        _, valid = self.reference(y)
+        return _mean(1 - _cosine(self, logits.float(), y), valid)
+
+
+def _cosine(objective: SegmentationObjective, answers: Tensor, y: Tensor) -> Tensor:
+    """Cosine of the answers of each pixel with its one-hot reference, (N, H, W). answers: (N, K, H, W); of regions
+    their logits, each of which is a question of its own with two answers, taken as probabilities."""
+    reference, _ = objective.reference(y)
+    if objective.regions:
+        probability = torch.stack([answers.sigmoid(), 1 - answers.sigmoid()], 2)
+        truth = torch.stack([reference, ~reference], 2).float()
+        return functional.cosine_similarity(probability, truth, dim=2).mean(1)
+    truth = torch.cat([~reference.any(1, keepdim=True), reference], 1).float()
+    return functional.cosine_similarity(answers, truth, dim=1)
 
 
 def _mean(pixel: Tensor, valid: Tensor) -> Tensor:

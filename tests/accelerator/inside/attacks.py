@@ -7,14 +7,19 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from nnunet_ima.attacks import CrossEntropy, Margin, Objective, apgd, ball, bpgd, pgd, spsa, square
+from nnunet_ima.attacks import CrossEntropy, Margin, Objective, apgd, ball, bpgd, frequency, padam, pgd, spsa, square
 from nnunet_ima.attacks.apgd import SCHEDULE
 from nnunet_ima.attacks.ball import Norm
 from nnunet_ima.attacks.ddn import ddn
 from nnunet_ima.attacks.walk import walk
 from nnunet_ima.segmentation.objectives.dice import SegmentationObjective
 from nnunet_ima.segmentation.objectives.ensemble import STRONG
-from nnunet_ima.segmentation.objectives.weighted import CosPGDObjective, SegPGDObjective, VanishObjective
+from nnunet_ima.segmentation.objectives.weighted import (
+    CosineObjective,
+    CosPGDObjective,
+    SegPGDObjective,
+    VanishObjective,
+)
 from tests.accelerator.backend import NAME
 from tests.accelerator.device import Accelerator
 from tests.models import generators
@@ -31,6 +36,8 @@ ATTACKS: dict[str, Attack] = {
     ),
     "apgd": lambda *given, draws, **told: apgd(*given, steps=6, generator=draws, **told),
     "apgd in phases": lambda *given, draws, **told: apgd(*given, steps=6, schedule=SCHEDULE, generator=draws, **told),
+    "padam": lambda *given, draws, **told: padam(*given, steps=3, generator=draws, **told),
+    "frequency": lambda *given, draws, bounds, **told: frequency(*given, steps=3, generator=draws, **told),
     "walk": lambda *given, draws, **told: (
         walk(
             *given,
@@ -50,6 +57,7 @@ OBJECTIVES: dict[str, type[SegmentationObjective]] = {
     "dice": SegmentationObjective,
     "segpgd": SegPGDObjective,
     "cospgd": CosPGDObjective,
+    "cosine": CosineObjective,
     "vanish": VanishObjective,
     **STRONG,
 }
@@ -151,7 +159,7 @@ def agrees(name: str, norm: tuple[Norm, float], make: Callable[[], Any], bounds:
 
 
 def norms_of(name: str) -> tuple[tuple[Norm, float], ...]:
-    return (L2,) if name == "ddn" else (L2, LINF)  # type: ignore[return-value]
+    return (L2,) if name in ("ddn", "frequency") else (L2, LINF)  # type: ignore[return-value]
 
 
 @pytest.mark.parametrize("name", ATTACKS)

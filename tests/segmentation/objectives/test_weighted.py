@@ -7,7 +7,7 @@ from torch.nn import functional
 
 from nnunet_ima.attacks import pgd
 from nnunet_ima.segmentation.objectives.dice import SegmentationObjective
-from nnunet_ima.segmentation.objectives.weighted import CosPGDObjective, SegPGDObjective
+from nnunet_ima.segmentation.objectives.weighted import CosineObjective, CosPGDObjective, SegPGDObjective
 
 IGNORE = 3
 
@@ -95,3 +95,24 @@ def test_they_lower_dice_more_than_random_noise(objective: SegmentationObjective
         attacked, control, clean = (objective.slice_dice(network(images), y).mean() for images in (noisy, random, x))
     assert clean == 1 and attacked < control
     assert ((noisy - x).flatten(1).norm(dim=1) <= 2.0 * (1 + 1e-5)).all()
+
+
+def test_padam_cos_is_one_minus_the_cosine_of_the_logits_with_the_reference() -> None:
+    logits, y = _batch()
+
+    def over_cross_entropy(pixel: Tensor, label: int) -> Tensor:
+        loss: Tensor = (1 - pixel[label] / pixel.norm()) / -pixel.log_softmax(0)[label]
+        return loss
+
+    found = CosineObjective(2, ignore_label=IGNORE).loss(logits, y)
+    assert found.tolist() == pytest.approx(_by_hand(logits, y, over_cross_entropy), rel=1e-5)
+
+
+def test_padam_cos_of_regions_has_a_slope_where_their_logits_have_a_sign_only() -> None:
+    """Of one region of probability p whose reference is inside: 1 - p / sqrt(p^2 + (1 - p)^2)."""
+    logits = torch.tensor([0.5, -2.0]).view(2, 1, 1, 1).requires_grad_()
+    loss = CosineObjective(1, regions=True).loss(logits, torch.ones(2, 1, 1, 1))
+    p = logits.detach().sigmoid().flatten()
+    torch.testing.assert_close(loss, 1 - p / (p**2 + (1 - p) ** 2).sqrt())
+    (slope,) = torch.autograd.grad(loss.sum(), logits)
+    assert (slope < 0).all()
