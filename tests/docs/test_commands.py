@@ -29,7 +29,7 @@ def test_the_commands_are_found() -> None:
     ("command", "complaint"),
     [
         ("nnunet-ima-evl --noise 5", "unknown command nnunet-ima-evl"),
-        ("nnunet-ima-eval --nosie 5", "required: --noise"),
+        ("nnunet-ima-eval --nosie 5", "one of the arguments --noise --rms is required"),
         ("nnunet-ima-eval --noise 5 --attack pdg", "must be among"),
         ("nnunet-ima-eval --noise 15,5", "must ascend"),
         ("nnunet-ima-eval --noise 5 -tr nnUNetTrainerIMMA", "no trainer nnUNetTrainerIMMA"),
@@ -45,13 +45,16 @@ def test_the_commands_are_found() -> None:
         ("cd folder && nnUNetv2_plan_and_preprocess -d D4 -c 2d", "invalid"),
         ("X=1 python scripts/moons.py --mehods ce", "unrecognized arguments: --mehods"),
         ("python scripts/sun.py", "there is no scripts/sun.py"),
-        ("python -m nnunet_ima.cli.eval --steps 5", "required: --noise"),
+        ("python -m nnunet_ima.cli.eval --steps 5", "one of the arguments --noise --rms is required"),
         ("python scripts/compare_methods.py segmentation -d D4 --methods IMMA --noise 5 --output o", "no method IMMA"),
         (
             "python scripts/compare_methods.py classification --data D --methods ce --noise 5 --output o -- --x",
             "unrecognized arguments: --x",
         ),
-        ("torchrun --nproc-per-node 2 -m nnunet_ima.cli.eval --nois 5", "required: --noise"),
+        (
+            "torchrun --nproc-per-node 2 -m nnunet_ima.cli.eval --nois 5",
+            "one of the arguments --noise --rms is required",
+        ),
         ("torchrun --nproc-per-nod-e 2 -m nnunet_ima.cli.eval --noise 5", "unrecognized arguments: --nproc-per-nod-e"),
         ("pip install 'nnunet-ima[corruption]'", "no extra corruption"),
         ("scripts/demmo", "scripts/demmo is not there"),

@@ -34,6 +34,8 @@ def found(one: Noise, levels: Sequence[float], batch_size: int = 2, attacked: Ta
 @pytest.mark.parametrize("norm", LEVELS)
 @pytest.mark.parametrize("name", ATTACKS)
 def test_what_is_left_of_a_slice_never_grows(name: str, norm: Norm) -> None:
+    if (name, norm) == ("frequency", "linf"):
+        pytest.skip("noise within a band knows the L2 norm only")
     one = noise(name, norm)
     upwards, alone = found(one, LEVELS[norm]), found(attack(name, replace(STEPS, norm=norm)), LEVELS[norm])
     rest = np.stack([left(one, torch.from_numpy(counts)) for counts in upwards.counts])
