@@ -21,16 +21,8 @@ from tests.docs.pages import ROOT, inline_code
 PAGE = (ROOT / "docs" / "reference" / "files.md").read_text()
 NAMED = {*inline_code(PAGE), *(f"{name}_interval" for name in ("tvdi", "adi", "failed"))}
 CASES = ["a", "b"]
-KEYED_BY_NAME = {
-    "tvdi_per_class",
-    "adi_per_case",
-    "case_dice_per_case",
-    "dice_per_case",
-    "differences",
-    "versions",
-    "settings",
-    "run",
-}
+KEYED_BY_CASE = {"adi_per_case", "case_dice_per_case", "dice_per_case", "differences"}
+KEYED_BY_NAME = {"tvdi_per_class", *KEYED_BY_CASE, "versions", "settings", "run"}
 """Whose keys are names of classes, cases, packages and settings."""
 
 
