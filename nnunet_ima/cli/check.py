@@ -132,7 +132,7 @@ def device() -> Link:
 
 def data_set(identifier: str) -> Iterator[Link]:
     from nnunet_ima.nnunet.dataset_names import dataset_name
-    from nnunet_ima.nnunet.plans import is_second_stage, read_plans
+    from nnunet_ima.nnunet.plans import configuration, is_second_stage, read_plans
     from nnunet_ima.segmentation.settings import Settings
 
     try:
@@ -144,10 +144,14 @@ def data_set(identifier: str) -> Iterator[Link]:
         yield Link("OK", "data set", name)
         for file in files:
             plans = read_plans(file)
-            fit = [each for each in plans["configurations"] if not is_second_stage(plans, each)]
+            names = [each for each in plans["configurations"] if not is_second_stage(plans, each)]
+            # Nobody has to preprocess what he does not train: of none of them, the first is asked for.
+            begun = [each for each in names if (folder / configuration(plans, each)["data_identifier"]).is_dir()]
             block, usual = Settings.of(plans).block(), Settings().block()
             own = [f"{key} {value}" for key, value in flat(block).items() if value != flat(usual).get(key)]
-            yield from preprocessed(file.stem, folder, plans, fit, f"settings: {', '.join(own) or 'default'}")
+            yield from preprocessed(
+                file.stem, folder, plans, begun or names[:1], f"settings: {', '.join(own) or 'default'}"
+            )
     except (UserError, json.JSONDecodeError) as error:
         yield Link("FAIL", "data set", str(error).rstrip("."), "see there")
 
