@@ -165,8 +165,8 @@ def _add_noises(group: Any) -> None:
         "--nested",
         action="store_true",
         help="[OPTIONAL] go up the noise levels slice by slice: start from the worst noise of the level below, keep "
-        "the worse of both, leave out slices that have lost everything; fewer forwards and a stronger attack, but not "
-        "the paper's protocol; the files go into a folder of that name",
+        "the worse of both, leave out slices that have lost everything; fewer forwards for as strong an attack, but "
+        "not the paper's protocol; the files go into a folder of that name",
     )
     group.add_argument(
         "--band",

@@ -16,7 +16,7 @@ from nnunet_ima.attacks.ball import Norm
 from nnunet_ima.attacks.frozen import Model
 from nnunet_ima.attacks.precision import autocast, native_bfloat16
 from nnunet_ima.attacks.smallest import onto_boundary, smallest
-from nnunet_ima.attacks.threat import Common
+from nnunet_ima.attacks.threat import Climbing, Common
 from nnunet_ima.attacks.worst import Worst, scores
 from nnunet_ima.segmentation.cases.intensities import CTScale
 from nnunet_ima.segmentation.objectives.dice import SegmentationObjective
@@ -120,14 +120,6 @@ def _per_pixel(
     return noise.make(target, x, y, level * math.sqrt(pixels), draws, *below)
 
 
-def _steps(settings: Settings, steps: int, level: float, draws: Draws, below: Tensor | None = None) -> dict[str, Any]:
-    """What an attack is told of its way: `steps` from its usual start; or half of them, for it has less far to go, from
-    the noise `below`, stretched to the level."""
-    if below is None:
-        return {"steps": steps}
-    return {"steps": max(1, steps // 2), "start": ball.stretched(below, level, settings.norm, draws)}
-
-
 def _common(settings: Settings, objective: SegmentationObjective, draws: Draws) -> Common:
     return {"objective": objective, "norm": settings.norm, "generator": draws}
 
@@ -145,22 +137,25 @@ def _climbing(
     random_start: bool = True,
 ) -> Tensor:
     """PGD on the loss of `kind`, in reduced precision where the device computes it natively; of several random starts
-    the worst point. The first of them is the noise `below`, where there is such."""
+    the worst point. The first of them is the noise `below`, stretched to the level, where there is such."""
     network = target.surrogate or target.network
     objective = target.objective(kind)
     if isinstance(objective, VanishObjective):
         objective = objective.making_vanish(settings.vanish or 0)
-    told: dict[str, Any] = {
+    told: Climbing = {
         **_common(settings, objective, draws),
+        "steps": settings.steps,
         "alpha": settings.alpha,
         "random_start": random_start,
         "stall": None,
     }
     worst, everyone = Worst(x), torch.arange(len(x), device=x.device)
     for number in range(settings.restarts):
-        way = _steps(settings, settings.steps, level, draws, below if number == 0 else None)
+        start = ball.stretched(below, level, settings.norm, draws) if below is not None and number == 0 else None
+        # It has less far to go from there.
+        told["steps"] = settings.steps if start is None else max(1, settings.steps // 2)
         with autocast(x.device, native_bfloat16(x.device)):
-            point = pgd(network, x, y, level, **told, **way)
+            point = pgd(network, x, y, level, start=start, **told)
         if settings.restarts == 1:
             return point
         # In float32: what is broken in bfloat16 only is not the worst.
@@ -198,12 +193,20 @@ def _strong(
     left = torch.arange(len(x), device=x.device)
     for number, kind in enumerate(STRONG.values()):
         point, own = x.clone(), [draws[row] for row in left.tolist()]
-        start = below if number == 0 else None
-        way = _steps(settings, settings.strong_steps, level, own, start)
+        start = ball.stretched(below, level, settings.norm, own) if below is not None and number == 0 else None
         schedule = SCHEDULE if start is None else WITHIN
         with autocast(x.device, native_bfloat16(x.device)):
             told = _common(settings, target.objective(kind), own)
-            point[left] = apgd(target.network, x[left], y[left], level, schedule=schedule, **way, **told)
+            point[left] = apgd(
+                target.network,
+                x[left],
+                y[left],
+                level,
+                steps=settings.strong_steps,
+                schedule=schedule,
+                start=start,
+                **told,
+            )
         with torch.no_grad():
             worst.update(left, point[left], scores(dice, target.network(point[left]), y[left]))
         left = left[worst.score[left, 0] < dice.worst]
