@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import shutil
 import subprocess
 import sys
@@ -171,6 +172,7 @@ def train(workspace: Workspace, trainer: str, *flags: str) -> None:
 
 def train_here(workspace: Workspace, trainer: str, plans: str, configuration: str = "2d") -> None:
     """The same in this process, without nnU-Net's validation at the end: a quarter of the time."""
+    import numpy as np
     import torch
     from nnunetv2.run.run_training import get_trainer_from_args
 
@@ -178,6 +180,9 @@ def train_here(workspace: Workspace, trainer: str, plans: str, configuration: st
         use_folders(workspace, patch)
         patch.setenv("nnUNet_extTrainer", "")
         make_trainers_findable()
+        random.seed(0)
+        np.random.seed(0)
+        torch.manual_seed(0)
         made = get_trainer_from_args("902", configuration, 0, trainer, plans, device=torch.device("cpu"))
         made.run_training()
         made.ima_lock.release()

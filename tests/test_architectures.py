@@ -17,9 +17,9 @@ from tests.conftest import DATASET, Workspace, narrow, train_here, use_folders
 BLOCK = {"noise_max": 5.0, "threshold": 0.0, "epochs": 1, "iterations": 2, "val_iterations": 1}
 RESIDUAL = ["M", pytest.param("L", marks=pytest.mark.slow), pytest.param("XL", marks=pytest.mark.slow)]
 STOCK = [
-    "nnUNetTrainerDA5",
     "nnUNetTrainerBN",
-    "nnUNetTrainerNoMirroring",
+    pytest.param("nnUNetTrainerDA5", marks=pytest.mark.slow),
+    pytest.param("nnUNetTrainerNoMirroring", marks=pytest.mark.slow),
     pytest.param("nnUNetTrainer_250epochs", marks=pytest.mark.slow),
     pytest.param("nnUNetTrainer_250epochs_NoMirroring", marks=pytest.mark.slow),
     pytest.param("nnUNetTrainerNoDeepSupervision", marks=pytest.mark.slow),

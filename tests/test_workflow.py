@@ -129,6 +129,7 @@ def _evaluated(folder: Path, *flags: str) -> Any:
     return content
 
 
+@pytest.mark.slow
 def test_predictions_are_put_in_order_and_the_order_is_judged(trained: Workspace, tmp_path: Path) -> None:
     """A hardened model, another checkpoint and the plain model beside it, on cases that all of them hold out."""
     plain, other = (

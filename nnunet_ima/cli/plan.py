@@ -132,8 +132,7 @@ def parser() -> argparse.ArgumentParser:
     )
     result.add_argument(
         "--recompute",
-        type=_on,
-        metavar="on|off",
+        choices=["on", "off"],
         help="[OPTIONAL] compute activations of training passes again for their gradient, so that an attack method "
         "needs no more memory than nnU-Net, for about two more forward passes a step; default: on in 3D, off in 2D",
     )
@@ -181,12 +180,6 @@ def _add_preview_arguments(group: Any) -> None:
     group.add_argument("-device", choices=["cuda", "cpu", "mps"], help="[OPTIONAL] default: cuda, cpu without one")
 
 
-def _on(text: str) -> bool:
-    if text not in ("on", "off"):
-        raise UserError(f"--recompute must be on or off, got {text!r}.")
-    return text == "on"
-
-
 def plan(arguments: list[str] | None = None) -> None:
     args = parser().parse_args(arguments)
     dataset = dataset_name(args.d)
@@ -220,6 +213,8 @@ def plan(arguments: list[str] | None = None) -> None:
 def _settings(args: argparse.Namespace, start: Settings) -> Settings:
     """The settings of the command line over those of `start`."""
     given = {one.name: getattr(args, one.name, None) for one in fields(Settings) if one.name != "methods"}
+    if args.recompute is not None:
+        given["recompute"] = args.recompute == "on"
     own = {name: getattr(args, name) for name in OF_IMA if getattr(args, name) is not None}
     chosen = {word: dict(values) for word, values in start.methods.items()}
     for word, values in (("ima", own), *parse_settings(args.set).items()):

@@ -231,8 +231,9 @@ def evaluate(subject: Subject, choice: Choice, journal: Journal, keep: Any = Non
         subject.target, slices.places, noises, choice.batch_size, choice.settings.seed, journal, keep, read=slices.read
     )
     pixels = float(np.median([math.prod(place.shape) for place in slices.places]))
-    summary = summarise(subject.model, found, subject.classes, pixels, _units(subject), unit_name(configuration))
-    summary["sample"] = slices.unit
+    summary = summarise(
+        subject.model, found, subject.classes, pixels, _units(subject), unit_name(configuration), slices.unit
+    )
     summary["checkpoint_sha256"] = "+".join(file_digest(file) for file in subject.model.checkpoint_files)
     if subject.surrogate is not None:
         summary["transfer_from"] = subject.surrogate.told() | {"checkpoint_sha256": subject.settings.surrogate}

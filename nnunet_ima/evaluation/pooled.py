@@ -53,7 +53,9 @@ def pooled(
         float(np.median(np.repeat([number(one[key]) for one in summaries], slices)))
         for key in ("pixels", "units_per_sd")
     )
-    summary = summarise(model, together, summaries[0]["classes"], pixels, units, summaries[0]["unit"] or "")
+    summary = summarise(
+        model, together, summaries[0]["classes"], pixels, units, summaries[0]["unit"] or "", summaries[0]["sample"]
+    )
     summary["checkpoint_sha256"] = "+".join(one["checkpoint_sha256"] for one in summaries)
     summary["folds"] = [{key: one[key] for key in ("fold", "cases", "slices", "levels")} for one in summaries]
     add_pooled_ssim(summary, summaries)

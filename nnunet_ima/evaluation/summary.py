@@ -19,7 +19,13 @@ WORST = "worst of all"
 
 
 def summarise(
-    model: TrainedModel, found: Sweep, classes: Sequence[str], pixels: float, units: float = math.nan, unit: str = ""
+    model: TrainedModel,
+    found: Sweep,
+    classes: Sequence[str],
+    pixels: float,
+    units: float = math.nan,
+    unit: str = "",
+    sample: str = "slice",
 ) -> dict[str, Any]:
     """All figures in percent; None stands for what is not defined. The first attack of the sweep is the main one.
 
@@ -27,7 +33,8 @@ def summarise(
         95 % intervals over cases, and under "..._noise" the same for random noise of that norm.
     others, corruptions: the same figures by the name of the noise. forwards: what each noise cost, by its name, see
         `forwards.counted`.
-    pixels: C*H*W of the slices, their median. units: original intensity units (`unit`) per SD, NaN where unknown.
+    sample: "slice" or "volume". pixels: C*H*W of the slices, their median. units: original intensity units (`unit`)
+        per SD, NaN where unknown.
     """
     cases = [case for case, _ in found.slices]
     main = next(one for one in found.found.values() if one.noise.family == "attack")
@@ -42,6 +49,7 @@ def summarise(
         "classes": list(classes),
         "cases": len(set(cases)),
         "slices": len(found.slices),
+        "sample": sample,
         "attack": main.noise.name,
         "norm": main.noise.settings["norm"],
         "unit": unit if math.isfinite(units) else None,

@@ -91,7 +91,6 @@ def test_without_settings_it_says_what_the_default_noise_means(
     [
         (["-d", "D777"], "no data set of this number"),
         (["-d", "heart"], "must be like 4, D4"),
-        (["-d", "D902", "--recompute", "maybe"], "must be on or off, got 'maybe'"),
         (["-d", "D902", "-c", "2d_lowres"], "no such configuration, only 2d"),
         (["-d", "D902", "-p", "nnUNetPlansX"], "does not exist"),
         (["-d", "D902", "--beta", "1.5"], "beta of IMA must be a number from 0 to 1, got 1.5"),
