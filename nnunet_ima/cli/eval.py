@@ -72,7 +72,7 @@ def _check(args: argparse.Namespace) -> None:
 def _check_dimensions(models: list[Any], args: argparse.Namespace) -> None:
     """UserError for what 3D models cannot be asked, and for slices and volumes that would get noise of two sizes."""
     volumes = [model for model in models if not model.is_2d]
-    if volumes and args.slices:
+    if args.slices and len(volumes) == len(models):
         raise UserError(f"--slices {args.slices} is for 2D models, of {volumes[0]} whole cases count: leave it out.")
     if volumes and args.calibrated:
         raise UserError(f"--calibrated goes by slices and cannot calibrate noise for {volumes[0]}: leave it out.")
