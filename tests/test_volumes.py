@@ -79,7 +79,7 @@ def test_a_volume_is_a_sample(ready: Workspace, tmp_path: Path) -> None:
     assert model["levels"][0]["adi"] == pytest.approx(100 * average_dice_index(counts), abs=1e-3)
     with (folder / "volumes.csv").open() as file:
         norms = {float(row["perturbation_norm"]) for row in csv.DictReader(file) if row["level"] == "20"}
-    assert 0 < min(norms) and max(norms) <= 20 * (1 + 1e-5)
+    assert min(norms) > 0 and max(norms) <= 20 * (1 + 1e-5)
     assert {file.name for file in folder.glob("*.png")} >= {f"volume_worst_{axis}.png" for axis in range(3)}
     page = (folder / "report.html").read_text()
     assert "mean Dice of the volumes" in page and "mean Dice of the slices" not in page
