@@ -164,7 +164,7 @@ def counts_of(rows: dict[tuple[str, ...], list[int]], place: tuple[str, ...]) ->
     return [counts for key, counts in rows.items() if key[:2] == place]
 
 
-@pytest.mark.parametrize("mirroring", [False, True])
+@pytest.mark.parametrize("mirroring", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_an_ensemble_is_what_nnunet_predicts_with(
     ready: Workspace, unseen: tuple[Path, Path], tmp_path: Path, mirroring: bool
 ) -> None:

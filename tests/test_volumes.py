@@ -85,6 +85,7 @@ def test_a_volume_is_a_sample(ready: Workspace, tmp_path: Path) -> None:
     assert "mean Dice of the volumes" in page and "mean Dice of the slices" not in page
 
 
+@pytest.mark.slow
 def test_slices_and_volumes_on_one_footing(
     ready: Workspace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -292,6 +292,7 @@ def test_many_noises_in_one_report(ready: Workspace, tmp_path: Path, monkeypatch
         assert (tmp_path / f"{folder}__fold_0" / "report.html").is_file()
 
 
+@pytest.mark.slow
 def test_calibrated_severities_are_found_and_told(
     ready: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
