@@ -14,25 +14,31 @@ from nnunet_ima.metrics.indices import ADI
 ROWS = 20
 """At most so many rows, however many batches there are."""
 CELL = 9
-BAR = "{l_bar}{bar}| {n:.0f}/{total:.0f} slices [{elapsed}<{remaining}{postfix}]"
+BAR = "{l_bar}{bar}| {n:.0f}/{total:.0f} {unit} [{elapsed}<{remaining}{postfix}]"
 
 
 class Progress:
     """plan: noises with their levels; sizes: number of slices in each batch; share: of the whole work that this process
-    does or finds done; shown: whether anything is printed.
+    does or finds done; shown: whether anything is printed; unit: "slices" or "volumes".
 
     The bar moves with the forwards that a piece of work costs, so that its rest of time holds although levels differ.
     """
 
     def __init__(
-        self, plan: Sequence[tuple[Noise, Sequence[float]]], sizes: Sequence[int], share: float, shown: bool
+        self,
+        plan: Sequence[tuple[Noise, Sequence[float]]],
+        sizes: Sequence[int],
+        share: float,
+        shown: bool,
+        unit: str = "slices",
     ) -> None:
+        self.unit = unit
         self.attacks = [(noise.name, levels) for noise, levels in plan if noise.family == "attack"]
         self.slices = sum(sizes)
         self.counts: dict[tuple[str, float], list[Any]] = defaultdict(list)
         self.printed = 0
         self.shown = shown
-        self.bar = tqdm(total=self.slices * share, bar_format=BAR, dynamic_ncols=True, disable=not shown)
+        self.bar = tqdm(total=self.slices * share, bar_format=BAR, unit=unit, dynamic_ncols=True, disable=not shown)
 
     def known(self, noise: Noise, level: float, record: Mapping[str, Any], share: float) -> None:
         """A piece of work that an earlier run has done. share: of the whole work."""
@@ -55,8 +61,10 @@ class Progress:
             return
         width = max((len(name) for name, _ in self.attacks), default=0)
         if not self.printed:
-            tqdm.write("ADI (%) so far: mean Dice of the slices, by noise level")
-            tqdm.write("slices".rjust(CELL) + " " * (width + 2) + "".join(f"{level:>{CELL}g}" for level in self.levels))
+            tqdm.write(f"ADI (%) so far: mean Dice of the {self.unit}, by noise level")
+            tqdm.write(
+                self.unit.rjust(CELL) + " " * (width + 2) + "".join(f"{level:>{CELL}g}" for level in self.levels)
+            )
         for number, (name, figures) in enumerate(rows):
             cells = "".join(f"{'-' if figure is None else format(figure, '.2f'):>{CELL}}" for figure in figures)
             tqdm.write(f"{seen if number == 0 else '':>{CELL}}  {name.ljust(width)}{cells}")

@@ -130,7 +130,8 @@ def _progress(
     done = [one for item in work for one in _each(item) if _key(*one) not in to_do]
     costs = [_cost_of_one(*one, ordered) for one in done]
     share = (sum(costs) + sum(_cost(*item, ordered) for item in own)) / everything
-    result = Progress(plan, [len(batch) for batch in ordered], share, shown)
+    unit = "volumes" if len(ordered[0][0].shape) == 4 else "slices"
+    result = Progress(plan, [len(batch) for batch in ordered], share, shown, unit)
     for one, cost in zip(done, costs, strict=True):
         result.known(one[0], one[1], known[_key(*one)], cost / everything)
     return result
