@@ -10,10 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from nnunet_ima.cli.check_predictions import check_predictions
 from nnunet_ima.cli.eval import evaluate
 from nnunet_ima.cli.plan import plan
 from nnunet_ima.errors import UserError
 from nnunet_ima.metrics.indices import average_dice_index
+from nnunet_ima.nnunet.trainer_search import DISCOVERY
 from tests.conftest import Workspace, train_here, use_folders
 
 VOLUMES = "nnUNetTrainerIMA__nnUNetPlansVolumes__3d_fullres"
@@ -133,3 +135,27 @@ def test_what_volumes_cannot_do_is_one_sentence(
     with pytest.raises(UserError, match=message):
         evaluate([*WHICH, "-o", str(tmp_path / "out"), *flags])
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_volumes_without_noise_are_nnunets_validation(ready: Workspace, tmp_path: Path) -> None:
+    """nnU-Net's own summary.json to the last digit."""
+    train = ("nnUNetv2_train", "902", "3d_fullres", "0", "-tr", "nnUNetTrainerIMA", "-p", "nnUNetPlansVolumes")
+    ready.run(*train, "-device", "cpu", "--val", nnUNet_extTrainer=str(DISCOVERY))
+    model = evaluated(tmp_path, "-c", "3d_fullres", "--noise", "20", "--steps", "2", "--save-volumes")["models"][0]
+    folder = tmp_path / f"{VOLUMES}__fold_0" / "volumes"
+    own = json.loads((folder / "noise_0" / "summary.json").read_text())
+    theirs = json.loads((ready.results / VOLUMES / "fold_0" / "validation" / "summary.json").read_text())
+    assert own["foreground_mean"] == theirs["foreground_mean"] and own["mean"] == theirs["mean"]
+    assert model["volumes"][0]["foreground_dice"] == pytest.approx(100 * theirs["foreground_mean"]["Dice"], abs=1e-3)
+    assert len(list((folder / "noise_20" / "images").glob("*.nii.gz"))) == 2
+
+
+@pytest.mark.slow
+def test_predictions_of_volumes_are_put_in_order(ready: Workspace, tmp_path: Path) -> None:
+    told = ("-d", "902", "-c", "3d_fullres", "-tr", "nnUNetTrainerIMA", "-p", "nnUNetPlansVolumes", "-f", "0")
+    check_predictions(
+        [*told, "-device", "cpu", "-o", str(tmp_path / "check"), "--largest", "40", "--corruptions", "blur"]
+    )
+    with (tmp_path / "check" / "cases.csv").open() as file:
+        assert {"case", "smallest_noise"} <= set(next(csv.reader(file)))

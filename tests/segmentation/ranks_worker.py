@@ -19,6 +19,7 @@ from tests.segmentation.trainers import LABELS, QUICK, attack_from_the_first_ste
 WORLD, EPOCHS, STEPS = 2, 2, 2
 WITH_BATCH_NORM = "IMA with batch norm"
 WITH_WEIGHT_NOISE = "IMA with weight noise"
+IN_3D = "IMA in 3D"
 BLOCK = {"noise_max": 60.0, "epochs": EPOCHS, "iterations": STEPS, "val_iterations": 1, "methods": QUICK, "ema": 0.5}
 
 
@@ -30,6 +31,7 @@ def train_all(rank: int, workspace: Workspace, folder: Path) -> None:
     trainers = {label: _built(rank, workspace, label, network) for label in LABELS}
     trainers[WITH_BATCH_NORM] = _built(rank, workspace, "IMA", with_batch_norm(network))
     trainers[WITH_WEIGHT_NOISE] = _built(rank, workspace, "IMA", network, awp=0.01)
+    trainers[IN_3D] = _built(rank, workspace, "IMA", None)
     # A rank that waits for one that does not come shall fail, not hang.
     dist.init_process_group(
         "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=WORLD, timeout=timedelta(seconds=60)
@@ -50,11 +52,13 @@ def with_batch_norm(architecture: dict[str, Any]) -> dict[str, Any]:
     return architecture | {"arch_kwargs": settings}
 
 
-def _built(rank: int, workspace: Workspace, label: str, architecture: dict[str, Any], **settings: Any) -> Any:
-    """A trainer of this network, told what nnU-Net's __init__ would find out under torchrun."""
+def _built(rank: int, workspace: Workspace, label: str, architecture: dict[str, Any] | None, **settings: Any) -> Any:
+    """A trainer of this network, or of the 3D configuration with its own, told what nnU-Net's __init__ would find out
+    under torchrun."""
     kind = trainer_named(f"nnUNetTrainer{label}")
     assert kind is not None
-    trainer = build(workspace, kind, BLOCK | settings, initialize=False, architecture=architecture)
+    plans: dict[str, Any] = {"configuration": "3d_fullres"} if architecture is None else {"architecture": architecture}
+    trainer = build(workspace, kind, BLOCK | settings, initialize=False, **plans)
     trainer.is_ddp, trainer.local_rank = True, rank
     return trainer
 

@@ -17,7 +17,7 @@ WITH_MARGINS = ["IMA", "AMAT", "Edge", "Staircase", "SMD", "IAAT"]
 
 
 @pytest.fixture(scope="module")
-def ranks(workspace: Workspace, tmp_path_factory: pytest.TempPathFactory) -> list[Rank]:
+def ranks(workspace: Workspace, in_3d: Workspace, tmp_path_factory: pytest.TempPathFactory) -> list[Rank]:
     """By rank what it saw, by label of the method."""
     with pytest.MonkeyPatch.context() as patch:
         use_folders(workspace, patch)
@@ -27,7 +27,7 @@ def ranks(workspace: Workspace, tmp_path_factory: pytest.TempPathFactory) -> lis
         return [torch.load(folder / f"rank{rank}.pth", weights_only=False) for rank in range(ranks_worker.WORLD)]
 
 
-@pytest.mark.parametrize("label", LABELS)
+@pytest.mark.parametrize("label", [*LABELS, ranks_worker.IN_3D])
 def test_ranks_stay_alike(ranks: list[Rank], label: str) -> None:
     """Gradients and outcomes are exchanged although only rank 0 has slices that can cross: weights and margins are
     the same on both ranks after each epoch, and move."""
@@ -39,7 +39,7 @@ def test_ranks_stay_alike(ranks: list[Rank], label: str) -> None:
             assert torch.isfinite(own).all()
             assert torch.equal(own, other), name
     assert not torch.equal(*first["weights"])
-    assert bool(first["margins"]) == (label in WITH_MARGINS)
+    assert bool(first["margins"]) == (label in (*WITH_MARGINS, ranks_worker.IN_3D))
     for own, other in zip(first["rows"], second["rows"], strict=True):
         assert own | {"seconds": 0} == other | {"seconds": 0}
 
