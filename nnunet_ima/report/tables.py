@@ -244,7 +244,7 @@ def _comparison_lines(labels: Sequence[str], models: Sequence[dict[str, Any]], w
 
 
 def _forwards_lines(labels: Sequence[str], models: Sequence[dict[str, Any]], width: int) -> list[str]:
-    lines = ["", "Forwards of a slice, counted (backward passes, too)"]
+    lines = ["", "Forwards of slices, all together (backward passes, too)"]
     return lines + [name.ljust(width) + forwards_told(model) for name, model in zip(labels, models, strict=True)]
 
 
