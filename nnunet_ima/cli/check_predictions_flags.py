@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from nnunet_ima.cli.common import names_among, positive
+from nnunet_ima.cli.common import add_checkpoint, add_device, names_among, positive
 from nnunet_ima.evaluation.noise_names import CORRUPTION_NAMES
 
 SCORE_NAMES = ("pairwise_dice", "plain_dice", "smallest_noise")
@@ -39,12 +39,7 @@ def _add_models(group: Any) -> None:
     group.add_argument(
         "-p", metavar="PLANS", help="[OPTIONAL] plans identifier; default: that of the newest checkpoint"
     )
-    group.add_argument(
-        "-chk",
-        default="checkpoint_final.pth",
-        metavar="FILE",
-        help="[OPTIONAL] checkpoint file; default: checkpoint_final.pth",
-    )
+    add_checkpoint(group)
     group.add_argument(
         "--members",
         nargs="+",
@@ -66,7 +61,7 @@ def _add_models(group: Any) -> None:
         action="store_true",
         help="[OPTIONAL] predict as nnU-Net does by default: the mean over mirrored images",
     )
-    group.add_argument("-device", choices=["cuda", "cpu", "mps"], help="[OPTIONAL] default: cuda, cpu without one")
+    add_device(group)
 
 
 def _add_cases(group: Any) -> None:

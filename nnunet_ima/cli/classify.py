@@ -9,7 +9,7 @@ from pathlib import Path
 from shlex import quote
 from typing import Any
 
-from nnunet_ima.cli.common import device_name, names_among, noise_levels, positive, run
+from nnunet_ima.cli.common import add_checkpoint, add_device, device_name, names_among, noise_levels, positive, run
 from nnunet_ima.errors import UserError
 from nnunet_ima.files import check_writable
 from nnunet_ima.methods.registry import methods, parse_settings
@@ -127,7 +127,7 @@ def _add_train(group: Any) -> None:
     )
     group.add_argument("--skip-broken", action="store_true", help="[OPTIONAL] leave out images that cannot be read")
     group.add_argument("--c", action="store_true", help="[OPTIONAL] continue an interrupted training")
-    group.add_argument("-device", choices=["cuda", "cpu", "mps"], help="[OPTIONAL] default: cuda, cpu without one")
+    add_device(group)
 
 
 def _add_eval(group: Any) -> None:
@@ -163,15 +163,10 @@ def _add_eval(group: Any) -> None:
         action="store_true",
         help="[OPTIONAL] suggest a fixed noise level for adv from the margins of ima",
     )
-    group.add_argument(
-        "-chk",
-        default="checkpoint_final.pth",
-        metavar="FILE",
-        help="[OPTIONAL] checkpoint of the run; default: checkpoint_final.pth",
-    )
+    add_checkpoint(group, "checkpoint of the run")
     group.add_argument("-o", type=Path, metavar="FOLDER", help="[OPTIONAL] write here instead of RUN/robustness")
     group.add_argument("--skip-broken", action="store_true", help="[OPTIONAL] leave out images that cannot be read")
-    group.add_argument("-device", choices=["cuda", "cpu", "mps"], help="[OPTIONAL] default: cuda, cpu without one")
+    add_device(group)
 
 
 def classify(arguments: list[str] | None = None) -> None:

@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from nnunet_ima.errors import UserError
 
@@ -111,3 +112,15 @@ def device_name(wanted: str | None) -> str:
     if name == "cpu" and not os.environ.get("OMP_NUM_THREADS"):
         torch.set_num_threads(os.cpu_count() or 1)
     return name
+
+
+def add_checkpoint(group: Any, what: str = "checkpoint file") -> None:
+    """The flag -chk of a parser or group of flags."""
+    group.add_argument(
+        "-chk", default="checkpoint_final.pth", metavar="FILE", help=f"[OPTIONAL] {what}; default: checkpoint_final.pth"
+    )
+
+
+def add_device(group: Any) -> None:
+    """The flag -device, see `device_name`."""
+    group.add_argument("-device", choices=["cuda", "cpu", "mps"], help="[OPTIONAL] default: cuda, cpu without one")

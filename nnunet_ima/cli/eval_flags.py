@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from nnunet_ima.cli.common import frequency_band, names_among, noise_levels, positive
+from nnunet_ima.cli.common import add_checkpoint, add_device, frequency_band, names_among, noise_levels, positive
 from nnunet_ima.evaluation.noise_names import ATTACK_NAMES, CORRUPTION_NAMES
 
 
@@ -66,13 +66,8 @@ def _add_models(group: Any) -> None:
         "-tr", metavar="TRAINER", help="[OPTIONAL] trainer, or several separated by commas; default: all trained ones"
     )
     group.add_argument("-p", metavar="PLANS", help="[OPTIONAL] plans identifier; default: all trained ones")
-    group.add_argument(
-        "-chk",
-        default="checkpoint_final.pth",
-        metavar="FILE",
-        help="[OPTIONAL] checkpoint file; default: checkpoint_final.pth",
-    )
-    group.add_argument("-device", choices=["cuda", "cpu", "mps"], help="[OPTIONAL] default: cuda, cpu without one")
+    add_checkpoint(group)
+    add_device(group)
 
 
 def _add_cases(group: Any) -> None:

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from nnunet_ima.cli.common import nnunet_folder, run
+from nnunet_ima.cli.common import add_checkpoint, nnunet_folder, run
 from nnunet_ima.nnunet.dataset_names import dataset_name
 
 
@@ -22,12 +22,7 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument(
         "-p", default="nnUNetPlansIMA", metavar="PLANS", help="[OPTIONAL] plans identifier; default: nnUNetPlansIMA"
     )
-    result.add_argument(
-        "-chk",
-        default="checkpoint_final.pth",
-        metavar="FILE",
-        help="[OPTIONAL] checkpoint file; default: checkpoint_final.pth",
-    )
+    add_checkpoint(result)
     result.add_argument(
         "-o", type=Path, required=True, metavar="FOLDER_OR_ZIP", help="a new folder, or a file ending in .zip"
     )

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from nnunet_ima.cli.common import device_name, names_among, nnunet_folder, noise_levels, positive, run
+from nnunet_ima.cli.common import add_device, device_name, names_among, nnunet_folder, noise_levels, positive, run
 from nnunet_ima.errors import UserError, check_number
 
 
@@ -62,7 +62,7 @@ def add_measuring(group: Any) -> None:
         "--steps", type=positive, default=50, help="[OPTIONAL] gradient steps, of each loss of strong; default: 50"
     )
     group.add_argument("--batch-size", type=positive, default=32, help="[OPTIONAL] slices per batch; default: 32")
-    group.add_argument("-device", choices=["cuda", "cpu", "mps"], help="[OPTIONAL] default: cuda, cpu without one")
+    add_device(group)
 
 
 def levels_above_0(args: argparse.Namespace) -> list[float]:

@@ -8,7 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_ima.attacks.precision import PRECISIONS
-from nnunet_ima.cli.common import device_name, nnunet_folder, noise_levels, positive, positives, run
+from nnunet_ima.cli.common import (
+    add_checkpoint,
+    add_device,
+    device_name,
+    nnunet_folder,
+    noise_levels,
+    positive,
+    positives,
+    run,
+)
 from nnunet_ima.errors import UserError
 from nnunet_ima.files import replacing
 from nnunet_ima.methods.registry import methods, parse_settings
@@ -171,13 +180,8 @@ def _add_preview_arguments(group: Any) -> None:
     )
     group.add_argument("-mp", metavar="PLANS", help="[OPTIONAL] plans of that model; default: its newest")
     group.add_argument("-f", metavar="FOLD", help="[OPTIONAL] fold of that model; default: its newest")
-    group.add_argument(
-        "-chk",
-        default="checkpoint_final.pth",
-        metavar="FILE",
-        help="[OPTIONAL] checkpoint of that model; default: checkpoint_final.pth",
-    )
-    group.add_argument("-device", choices=["cuda", "cpu", "mps"], help="[OPTIONAL] default: cuda, cpu without one")
+    add_checkpoint(group, "checkpoint of that model")
+    add_device(group)
 
 
 def plan(arguments: list[str] | None = None) -> None:

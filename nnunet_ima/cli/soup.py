@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from nnunet_ima.cli.common import device_name, noise_levels, run
+from nnunet_ima.cli.common import add_checkpoint, device_name, noise_levels, run
 from nnunet_ima.cli.ladder import add_measuring, add_model, levels_above_0, weighed
 from nnunet_ima.errors import UserError, check_number
 
@@ -27,12 +27,7 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("-d", metavar="DATASET", help="data set of an nnU-Net model: D4, 4 or Dataset004_Hippocampus")
     add_model(result)
     result.add_argument("--run", type=Path, metavar="RUN", help="a run of nnunet-ima-classify, instead of -d")
-    result.add_argument(
-        "-chk",
-        default="checkpoint_final.pth",
-        metavar="FILE",
-        help="[OPTIONAL] checkpoint of the hardened model; default: checkpoint_final.pth",
-    )
+    add_checkpoint(result, "checkpoint of the hardened model")
     result.add_argument(
         "--clean-loss",
         type=float,

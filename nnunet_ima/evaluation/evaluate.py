@@ -187,14 +187,18 @@ def _key(label: Any) -> tuple[int, ...]:
     return tuple(int(part) for part in label) if isinstance(label, tuple | list) else (int(label),)
 
 
+def by_protocol(noise: Noise, choice: Choice, levels: Sequence[float]) -> Noise:
+    """An attack with levels as they are chosen: one going on from the other, or per pixel."""
+    noise = nested(noise, levels) if choice.nested else noise
+    return told_per_pixel(noise) if choice.per_pixel else noise
+
+
 def plan(choice: Choice, settings: Settings) -> list[tuple[Noise, list[float]]]:
     """Every noise with its levels: the attacks, random noise of their norm, then the corruptions by severity."""
     levels = sorted({0.0, *choice.levels})
-    attacks = [attack(name, settings) for name in choice.attacks]
-    if choice.nested:
-        attacks = [nested(one, levels) for one in attacks]
-    noises = [*attacks, random_noise(settings)]
-    noises = [told_per_pixel(noise) for noise in noises] if choice.per_pixel else noises
+    attacks = [by_protocol(attack(name, settings), choice, levels) for name in choice.attacks]
+    random = random_noise(settings)
+    noises = [*attacks, told_per_pixel(random) if choice.per_pixel else random]
     made = [corruption(name, settings.seed, choice.amounts.get(name)) for name in choice.corruptions]
     return [
         *((noise, levels) for noise in noises),

@@ -10,6 +10,7 @@ from nnunet_ima.evaluation.evaluate import SAME_INPUT, Subject, check_fits
 from nnunet_ima.evaluation.noises import Target
 from nnunet_ima.evaluation.sweep import target_of
 from nnunet_ima.segmentation.cases.averaged import AveragedNetwork
+from nnunet_ima.segmentation.cases.intensities import CT
 from nnunet_ima.segmentation.cases.models import TrainedModel, load_predictor
 from nnunet_ima.segmentation.cases.tiles import TiledNetwork
 
@@ -56,7 +57,7 @@ def _check_window(subject: Subject, other: TrainedModel, loaded: Any, flag: str)
     ours, theirs = (
         one.plans_manager.foreground_intensity_properties_per_channel for one in (subject.predictor, loaded)
     )
-    if "CTNormalization" in subject.predictor.configuration_manager.normalization_schemes and ours != theirs:
+    if CT in subject.predictor.configuration_manager.normalization_schemes and ours != theirs:
         raise UserError(
             f"{flag}: {other} was planned with other intensities than {subject.model}, so that they see different "
             "images; choose a model of the same data set."

@@ -6,10 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from nnunet_ima.evaluation.evaluate import Choice, Subject
+from nnunet_ima.evaluation.evaluate import Choice, Subject, by_protocol
 from nnunet_ima.evaluation.journal import Journal
-from nnunet_ima.evaluation.nested import nested
-from nnunet_ima.evaluation.noises import Settings, attack, told_per_pixel
+from nnunet_ima.evaluation.noises import Settings, attack
 from nnunet_ima.evaluation.summary import finite, number, percent, worst_of
 from nnunet_ima.evaluation.sweep import Found, Sweep, sweep
 from nnunet_ima.metrics.indices import ADI
@@ -34,12 +33,9 @@ def strong_sample(subject: Subject, choice: Choice, found: Sweep, journal: Journ
     """ADI in percent of a seeded sample of slices at each level, under the main attack and under the worse of it and
     `strong`. It costs as much as the main attack on these slices."""
     settings = sample_settings(subject.settings)
-    noise = replace(attack("strong", settings), name=NAME)
-    noise = told_per_pixel(noise) if choice.per_pixel else noise
     main = found.found[choice.attacks[0]]
     levels = [level for level in main.levels if level > 0]
-    if choice.nested:
-        noise = nested(noise, levels)
+    noise = by_protocol(replace(attack("strong", settings), name=NAME), choice, levels)
     places = subject.slices.places
     drawn = np.random.default_rng(settings.seed).choice(len(places), min(SLICES, len(places)), replace=False)
     sample = [places[row] for row in sorted(drawn.tolist())]

@@ -4,9 +4,6 @@ import numpy as np
 from numpy.typing import NDArray
 from skimage.metrics import structural_similarity
 
-SMALLEST_SIDE = 11
-"""Pixels: the window of Wang et al."""
-
 
 def mean_ssim(clean: NDArray[np.float32], noisy: NDArray[np.float32]) -> float:
     """Structural similarity of two images (C, H, W), mean over channels: 1 for equal ones, about 0 for unrelated ones.
