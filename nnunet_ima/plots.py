@@ -2,7 +2,7 @@
 
 import base64
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -47,3 +47,23 @@ def two_panels(path: Path, **sharing: Any) -> Iterator[Any]:
         yield figure.subplots(1, 2, **sharing)
         with replacing(path) as temporary:
             figure.savefig(temporary, dpi=100)
+
+
+def append_below(path: Path, draw: Callable[[Any], None], height: float) -> None:
+    """Add a panel under the picture at `path`, as wide as it is and so many inches (at 100 dpi) high.
+
+    draw: draws on the axes it is given, in the style that is set.
+    """
+    from PIL import Image
+
+    above = Image.open(path).convert("RGB")
+    figure = new_figure(above.width / 100, height)
+    draw(figure.subplots())
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=100)
+    panel = Image.open(buffer).convert("RGB")
+    whole = Image.new("RGB", (above.width, above.height + panel.height), "white")
+    whole.paste(above, (0, 0))
+    whole.paste(panel, (0, above.height))
+    with replacing(path) as temporary:
+        whole.save(temporary)

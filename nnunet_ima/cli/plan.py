@@ -94,6 +94,12 @@ def parser() -> argparse.ArgumentParser:
         "--val-iterations", type=int, help="[OPTIONAL] validation steps per epoch; default: nnU-Net's 50"
     )
     result.add_argument(
+        "--initial-lr",
+        type=float,
+        metavar="RATE",
+        help="[OPTIONAL] learning rate at the start, which nnU-Net lets fall to 0; default: nnU-Net's 0.01",
+    )
+    result.add_argument(
         "--budget",
         type=float,
         metavar="FORWARDS",

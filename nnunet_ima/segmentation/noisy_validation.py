@@ -13,7 +13,7 @@ from nnunet_ima.attacks.frozen import Model
 from nnunet_ima.attacks.pgd import pgd
 from nnunet_ima.files import replacing
 from nnunet_ima.metrics.indices import total_voxel_dice_index
-from nnunet_ima.plots import two_panels
+from nnunet_ima.plots import append_below, two_panels
 from nnunet_ima.segmentation.objectives.dice import SegmentationObjective
 
 STEPS = 10
@@ -91,11 +91,27 @@ class NoisyValidation:
                 if key not in self.rows[0]:
                     axes.set_axis_off()
                     continue
-                for what, name in (("clean", "no noise"), ("noisy", f"noise {self.level:g}")):
-                    axes.plot([row[key] for row in self.rows], [row[what] for row in self.rows], label=name)
-                for row in self.rows:
-                    if row["epoch"] == self.kept:
-                        axes.axvline(row[key], color="grey", linestyle=":", label="checkpoint_best_robust.pth")
-                axes.set(xlabel=label, ylabel="pseudo Dice of the validation batches")
-                axes.grid(alpha=0.3)
+                self.draw(axes, key, label)
             panels[0].legend()
+
+    def draw(self, axes: Any, key: str = "epoch", label: str = "epoch", linewidth: float | None = None) -> None:
+        """Pseudo Dice without and with noise against the column `key` of the rows."""
+        for what, name in (("clean", "no noise"), ("noisy", f"noise {self.level:g}")):
+            values = [row[what] for row in self.rows]
+            axes.plot([row[key] for row in self.rows], values, label=name, linewidth=linewidth)
+        for row in self.rows:
+            if row["epoch"] == self.kept:
+                mark = "checkpoint_best_robust.pth"
+                axes.axvline(row[key], color="grey", linestyle=":", linewidth=linewidth, label=mark)
+        axes.set(xlabel=label, ylabel="pseudo Dice of the validation batches")
+        axes.grid(alpha=0.3)
+
+    def append_to_progress(self, folder: Path) -> None:
+        """Put the Dice under noise below the panels of nnU-Net's `progress.png`, in its style."""
+
+        def draw(axes: Any) -> None:
+            self.draw(axes, linewidth=4)
+            axes.set_ylabel("pseudo dice")
+            axes.legend(loc=(0, 1))
+
+        append_below(folder / "progress.png", draw, height=18)

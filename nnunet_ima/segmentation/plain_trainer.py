@@ -37,6 +37,7 @@ class nnUNetTrainerPlain(nnUNetTrainer):
     num_epochs: int
     num_iterations_per_epoch: int
     num_val_iterations_per_epoch: int
+    initial_lr: float
     save_every: int
     loss: Any
 
@@ -71,6 +72,8 @@ class nnUNetTrainerPlain(nnUNetTrainer):
             self.num_epochs = self.ima_settings.epochs or self.num_epochs
             self.num_iterations_per_epoch = self.ima_settings.iterations or self.num_iterations_per_epoch
             self.num_val_iterations_per_epoch = self.ima_settings.val_iterations or self.num_val_iterations_per_epoch
+            if self.ima_settings.initial_lr is not None:
+                self.initial_lr = self.ima_settings.initial_lr
             # nnU-Net's 50 suit its 1000 epochs: an interrupted training shall lose at most a tenth of its work.
             self.save_every = min(self.save_every, max(1, self.num_epochs // 10))
             if self.ima_settings.budget is not None:

@@ -30,6 +30,7 @@ class Settings:
     norm: of the noise.
     threshold, dice: a slice is correct if its Dice by this rule is above the threshold.
     epochs, iterations, val_iterations: length of the training; None: nnU-Net's.
+    initial_lr: learning rate at the start, which nnU-Net lets fall to 0; None: nnU-Net's 0.01.
     budget: cost of the whole training, in forwards of a batch (a plain step is 3), spent evenly over its epochs in
         place of `iterations`; None: as many steps as `iterations` says, whatever they cost.
     ema: decay of an average of the weights, which is what nnU-Net then validates and saves; 0: none.
@@ -56,6 +57,7 @@ class Settings:
     epochs: int | None = None
     iterations: int | None = None
     val_iterations: int | None = None
+    initial_lr: float | None = None
     attack_precision: str = "auto"
     budget: float | None = None
     ema: float = 0.0
@@ -68,8 +70,9 @@ class Settings:
     methods: dict[str, Values] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.noise_max is not None:
-            check_number("noise_max", self.noise_max, 0)
+        for name in ("noise_max", "initial_lr", "val_noise"):
+            if getattr(self, name) is not None:
+                check_number(name, getattr(self, name), 0)
         check_number("threshold", self.threshold, 0, 1)
         for name in ("epochs", "iterations", "val_iterations"):
             if getattr(self, name) is not None:
@@ -77,8 +80,6 @@ class Settings:
         if self.budget is not None:
             check_number("budget", self.budget, 1)
         check_ema(self.ema)
-        if self.val_noise is not None:
-            check_number("val_noise", self.val_noise, 0)
         check_number("clean_loss", self.clean_loss, 0, 100)
         check_number("ladder", self.ladder, 0, whole=True)
         check_number("awp", self.awp, 0, 1)

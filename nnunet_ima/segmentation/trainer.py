@@ -318,6 +318,11 @@ class nnUNetTrainerMethod(nnUNetTrainerPlain):
         if rung is not None:
             self.save_checkpoint(str(folder / f"checkpoint_ladder_{rung:03d}.pth"))
 
+    def on_epoch_end(self) -> None:
+        super().on_epoch_end()
+        if self.ima_validation is not None and self.local_rank == 0:
+            self.ima_validation.append_to_progress(Path(self.output_folder))
+
     def _own_state(self) -> dict[str, Any]:
         validation = {} if self.ima_validation is None else {"validation": self.ima_validation.state()}
         return (

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from nnunet_ima.metrics.indices import total_voxel_dice_index
 from nnunet_ima.segmentation.noisy_validation import NoisyValidation, rung_of
@@ -63,6 +64,7 @@ def test_a_training_keeps_its_robust_checkpoint_and_its_ladder(label: str, in_pr
     trainer = started(in_process, kind, BLOCK)
     folder = Path(trainer.output_folder)
     some = [next(trainer.dataloader_val) for _ in range(2)]
+    trainer.on_epoch_start()
     trainer.on_train_epoch_start()
     trainer.on_train_epoch_end([trainer.train_step(next(trainer.dataloader_train))])
     trainer.on_validation_epoch_start()
@@ -70,6 +72,7 @@ def test_a_training_keeps_its_robust_checkpoint_and_its_ladder(label: str, in_pr
         outputs = [trainer.validation_step(copied(batch)) for batch in some]
         counts = trainer.ima_validation.counts.clone()
         trainer.on_validation_epoch_end(outputs)
+    trainer.on_epoch_end()
     row = trainer.ima_validation.rows[0]
     # nnU-Net's own counts of the same batches say what there was to find.
     own = {name: sum(one[f"{name}_hard"] for one in outputs) for name in ("tp", "fp", "fn")}
@@ -83,6 +86,8 @@ def test_a_training_keeps_its_robust_checkpoint_and_its_ladder(label: str, in_pr
     with (folder / "validation.csv").open() as file:
         assert [line["kept"] for line in csv.DictReader(file)] == ["1"]
     assert (folder / "validation.png").is_file()
+    with Image.open(folder / "progress.png") as picture:
+        assert picture.size == (3000, 5400 + 1800), "nnU-Net's three panels and ours"
     again = build(in_process, kind, BLOCK)
     again.load_checkpoint(str(folder / "checkpoint_ladder_001.pth"))
     again.on_train_start()

@@ -84,6 +84,8 @@ BAD: list[tuple[str, Any]] = [
     ("iterations", 0),
     ("val_iterations", -3),
     ("val_iterations", "5"),
+    ("initial_lr", -0.01),
+    ("initial_lr", "0.03"),
     ("attack_precision", "float16"),
     ("budget", 0),
     ("budget", "9000"),

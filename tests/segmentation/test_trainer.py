@@ -169,6 +169,9 @@ def test_length_comes_from_the_block_and_is_nnunets_own_without_one(in_process: 
         assert (short.num_epochs, short.num_iterations_per_epoch, short.num_val_iterations_per_epoch) == (2, 2, 1)
         stock = build(in_process, trainer, None)
         assert (stock.num_epochs, stock.num_iterations_per_epoch, stock.num_val_iterations_per_epoch) == (1000, 250, 50)
+        assert stock.optimizer.param_groups[0]["lr"] == 0.01
+        fast = build(in_process, trainer, SHORT | {"initial_lr": 0.03})
+        assert fast.optimizer.param_groups[0]["lr"] == fast.lr_scheduler.initial_lr == 0.03
 
 
 def test_largest_margin_is_a_tenth_of_an_sd_per_pixel_by_default(in_process: Workspace) -> None:
