@@ -244,19 +244,27 @@ def test_folds_that_do_not_fit_are_refused(
 
 def test_the_smallest_noise_of_each_slice(ready: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
     """Of two folds together, in the table, the report and a file; a model that is never right fails without noise."""
-    evaluated("--noise", "4", "-f", "0,1", "--smallest", "--overwrite")
+    evaluated("--noise", "4", "-f", "0,1", "--smallest", "--per-structure", "--overwrite")
     assert "Smallest noise at which slices fail" in capsys.readouterr().out
     folder = ready.results / MODEL / "crossval_results_folds_0_1" / "robustness"
     found = json.loads((folder / "results.json").read_text())["models"][0]["smallest"]
     with (folder / "smallest.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     clean = {key[:2] for key in rows_of(folder)}
-    assert {(row["case"], row["slice"]) for row in rows} == clean and found["largest"] == 4
-    assert sum(row["smallest_noise"] == "0" for row in rows) == found["failing"]
+    wholes = [row for row in rows if not row["structure"]]
+    assert {(row["case"], row["slice"]) for row in wholes} == clean and found["largest"] == 4
+    assert sum(row["smallest_noise"] == "0" for row in wholes) == found["failing"]
+    assert len(found["structures"]) == 2
+    for name, one in found["structures"].items():
+        own = [row for row in rows if row["structure"] == name]
+        assert own and all(int(row["pixels"]) > 0 for row in own)
+        assert sum(row["smallest_noise"] == "0" for row in own) == one["failing"]
     assert "At which noise does each slice fail?" in (folder / "report.html").read_text()
     assert (folder / "smallest.png").is_file()
     with pytest.raises(UserError, match="--smallest searches up to the largest level of --noise: give one above 0"):
         evaluated("--noise", "0", "-f", "0", "--smallest")
+    with pytest.raises(UserError, match="--per-structure says what --smallest looks for: give --smallest, too"):
+        evaluated("--noise", "4", "-f", "0", "--per-structure")
 
 
 def test_a_certificate(ready: Workspace, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -62,6 +62,8 @@ def _check(args: argparse.Namespace) -> None:
         )
     if args.smallest and not any(args.noise):
         raise UserError("--smallest searches up to the largest level of --noise: give one above 0.")
+    if args.per_structure and not args.smallest:
+        raise UserError("--per-structure says what --smallest looks for: give --smallest, too.")
     if args.transfer_from and "transfer" not in args.attack:
         raise UserError(f"--transfer-from {args.transfer_from} is for --attack transfer: add it, or leave this out.")
     if args.calibrated and not args.corruptions:
@@ -165,7 +167,7 @@ def _evaluate_one(model: Any, surrogate: Any, preprocessed: Path | None, device:
     if args.certify is not None:
         summary["certified"] = certify(subject, choice, args.certify, args.certify_samples, journal)
     if args.smallest:
-        summary["smallest"] = smallest_noises(subject, choice, journal)
+        summary["smallest"] = smallest_noises(subject, choice, journal, args.per_structure)
     if rank() > 0:
         return None
     add_ssim(summary, subject, choice)

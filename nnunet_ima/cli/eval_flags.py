@@ -199,6 +199,12 @@ def _add_output(group: Any) -> None:
         "the largest level of --noise",
     )
     group.add_argument(
+        "--per-structure",
+        action="store_true",
+        help="[OPTIONAL] with --smallest: also the smallest noise at which each structure fails, whatever becomes of "
+        "the others; one more search for each",
+    )
+    group.add_argument(
         "--certify",
         type=float,
         metavar="SIGMA",

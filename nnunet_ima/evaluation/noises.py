@@ -21,6 +21,7 @@ from nnunet_ima.attacks.worst import Worst, scores
 from nnunet_ima.segmentation.cases.intensities import CTScale
 from nnunet_ima.segmentation.objectives.dice import SegmentationObjective
 from nnunet_ima.segmentation.objectives.ensemble import STRONG
+from nnunet_ima.segmentation.objectives.one_structure import OneStructure
 from nnunet_ima.segmentation.objectives.weighted import (
     CosineObjective,
     CosPGDObjective,
@@ -246,9 +247,14 @@ def random_noise(settings: Settings) -> Noise:
     return Noise("random", "control", partial(_random, settings), _told(settings, _BLACK_BOX))
 
 
-def _smallest(settings: Settings, target: Target, x: Tensor, y: Tensor, level: float, draws: Draws) -> Tensor:
-    """The nearest point at which the slice fails, at most `level` away; the slice itself where there is none."""
+def _smallest(
+    settings: Settings, structure: int | None, target: Target, x: Tensor, y: Tensor, level: float, draws: Draws
+) -> Tensor:
+    """The nearest point at which the slice, or one structure of it, fails, at most `level` away; the slice itself where
+    there is none."""
     network, objective = target.network, target.objective()
+    if structure is not None:
+        objective = OneStructure(objective, structure)
     with autocast(x.device, native_bfloat16(x.device)):
         point = smallest(network, x, y, level, steps=settings.steps // 2, **_common(settings, objective, draws))
         with torch.no_grad():
@@ -264,9 +270,15 @@ def _smallest(settings: Settings, target: Target, x: Tensor, y: Tensor, level: f
     return point
 
 
-def smallest_noise(settings: Settings) -> Noise:
-    """The smallest noise at which a slice fails (Dice of 60 % or less); its level is where the search ends."""
-    return Noise("smallest", "attack", partial(_smallest, settings), _told(settings, ("norm", "steps", "seed")), 200)
+def smallest_noise(settings: Settings, structure: tuple[int, str] | None = None) -> Noise:
+    """The smallest noise at which a slice fails (Dice of 60 % or less), or one structure of it, given by its number
+    among the classes and its name; its level is where the search ends."""
+    told = _told(settings, ("norm", "steps", "seed"))
+    if structure is None:
+        return Noise("smallest", "attack", partial(_smallest, settings, None), told, 200)
+    number, name = structure
+    make = partial(_smallest, settings, number)
+    return Noise(f"smallest {name}", "attack", make, told | {"structure": number}, 200)
 
 
 def attack(name: str, settings: Settings) -> Noise:

@@ -2,9 +2,10 @@
 be kept beside the report, and as charts of the report."""
 
 from collections.abc import Sequence
+from itertools import cycle
 from typing import Any
 
-from nnunet_ima.evaluation.smallest import along_axis, survival
+from nnunet_ima.evaluation.smallest import along_axis, by_size, survival
 from nnunet_ima.evaluation.summary import number
 from nnunet_ima.plots import new_figure
 from nnunet_ima.report import charts
@@ -51,23 +52,31 @@ def _curve(axes: Any, key: str, name: str, model: dict[str, Any], color: str) ->
 
 
 def smallest_curves(models: Sequence[dict[str, Any]]) -> Any:
-    """The share of slices that are still right against the noise, and the smallest noise along the axis of the cases; a
-    matplotlib figure, None where it was not looked for."""
+    """The share of slices that are still right against the noise, dashed that of each structure; the smallest noise
+    along the axis of the cases, and by the size of what is to be found; a matplotlib figure, None where it was not
+    looked for."""
     if "smallest" not in models[0]:
         return None
-    figure = new_figure(9.6, 4.2)
-    left, right = figure.subplots(1, 2)
+    figure = new_figure(13, 4.2)
+    left, middle, right = figure.subplots(1, 3)
     unit = "L2 norm, SD" if models[0]["norm"] == "l2" else "largest change of a pixel, SD"
     for number_, (name, model) in enumerate(zip(names(models), models, strict=True)):
         found, color = model["smallest"], COLORS[number_ % len(COLORS)]
         left.plot(*survival(found["profile"], found["largest"]), color=color, label=name)
+        for (structure, one), dash in zip(found.get("structures", {}).items(), cycle(DASHES), strict=False):
+            curve = survival(one["profile"], one["largest"])
+            left.plot(*curve, color=color, linestyle=dash, label=f"{name}: {structure}")
         if found["training_margins"] is not None:
             shares = [100 * (1 - float(share)) for share in found["training_margins"]]
             left.plot(list(found["training_margins"].values()), shares, "o:", color=color, label=f"{name}: margins")
-        right.plot(*along_axis(found["profile"], found["largest"]), "o-", color=color)
+        middle.plot(*along_axis(found["profile"], found["largest"]), "o-", color=color)
+        right.plot(*by_size(found["size_quartiles"], found["largest"]), "o-", color=color)
     left.set(xlabel=f"noise level ({unit})", ylabel="slices that are still right (%)", ylim=(0, 100))
-    right.set(xlabel="place in the case, first slice 0, last 1", ylabel=f"median of the smallest noise ({unit})")
-    for axes in (left, right):
+    middle.set(xlabel="place in the case, first slice 0, last 1", ylabel=f"median of the smallest noise ({unit})")
+    right.set(
+        xlabel="pixels of the structures, middle of each quarter", ylabel=f"median of the smallest noise ({unit})"
+    )
+    for axes in (left, middle, right):
         axes.grid(alpha=0.3)
     _legend(figure)
     return figure

@@ -23,7 +23,17 @@ from nnunet_ima.report.curves import (
 )
 from nnunet_ima.report.pages import new_environment
 from nnunet_ima.report.pictures import MAGNIFICATION, Picture
-from nnunet_ima.report.tables import by_severity, certified_title, figures_of, forwards_told, names, sample_title
+from nnunet_ima.report.tables import (
+    SMALLEST_TITLE,
+    by_severity,
+    certified_title,
+    figures_of,
+    forwards_told,
+    names,
+    sample_title,
+    smallest_heads,
+    smallest_rows,
+)
 from nnunet_ima.report.words import in_words_of
 
 Shown = tuple[float, Sequence[Picture]]
@@ -72,6 +82,9 @@ def _filled_in(
         "certified_title": certified_title(models[0]) if "certified" in models[0] else "",
         "certified_heads": ["model", "radius 0", *_radii(models)],
         "smallest": png(smallest) if smallest else "",
+        "smallest_title": SMALLEST_TITLE,
+        "quantile_heads": ["", *smallest_heads(models)] if smallest else [],
+        "quantile_rows": _quantile_rows(models) if smallest else [],
         "smallest_heads": ["case", *(f"{name}: {what}" for name in names(models) for what in ("weakest", "median"))],
         "smallest_rows": _smallest_rows(models) if smallest else [],
         "fold_heads": ["fold", "cases", *(_head(level, models[0]["unit"]) for level in models[0]["levels"])],
@@ -134,6 +147,16 @@ def _case_heads(models: Sequence[dict[str, Any]]) -> list[str]:
 def _radii(models: Sequence[dict[str, Any]]) -> list[str]:
     levels = models[0].get("certified", {}).get("levels", [])
     return [f"radius {level['radius']:.2g}" for level in levels]
+
+
+def _quantile_rows(models: Sequence[dict[str, Any]]) -> list[tuple[str, list[str]]]:
+    """As in the table that is printed; short rows are filled up."""
+    length = len(smallest_heads(models))
+    return [
+        (f"{label}: {name}" if name else label, [*cells, *[""] * (length - len(cells))])
+        for label, model in zip(names(models), models, strict=True)
+        for name, cells in smallest_rows(model)
+    ]
 
 
 def _smallest_rows(models: Sequence[dict[str, Any]]) -> list[tuple[str, list[str]]]:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -172,22 +173,47 @@ def _severity_cells(levels: Sequence[dict[str, Any]], key: str, form: str = ".2f
     return "".join(f"{'' if value is None else format(value, form):>{CELL}}" for value in values)
 
 
+SMALLEST_TITLE = "Smallest noise at which slices fail: quantiles; slices that fail without noise, that never fail"
+
+
 def _smallest_lines(labels: Sequence[str], models: Sequence[dict[str, Any]], width: int) -> list[str]:
     if "smallest" not in models[0]:
         return []
-    heads = (*(f"{float(share):.0%}" for share in models[0]["smallest"]["quantiles"]), "at 0", "lasting")
-    lines = ["", "Smallest noise at which slices fail: quantiles; slices that fail without noise, that never fail"]
-    lines.append("".ljust(width) + "".join(f"{head:>{CELL}}" for head in heads))
+    lines = ["", SMALLEST_TITLE, "".ljust(width) + "".join(f"{head:>{CELL}}" for head in smallest_heads(models))]
     for label, model in zip(labels, models, strict=True):
-        found = model["smallest"]
-        above = f"above {found['largest']:g}"
-        cells = [above if value is None else f"{value:.2f}" for value in found["quantiles"].values()]
-        cells += [str(found["failing"]), str(found["lasting"])]
-        lines.append(label.ljust(width) + "".join(f"{cell:>{CELL}}" for cell in cells))
-        if found["training_margins"] is not None:
-            margins = "".join(f"{value:>{CELL}.2f}" for value in found["training_margins"].values())
-            lines.append("  margins in training".ljust(width) + margins)
+        for name, cells in smallest_rows(model):
+            row = f"  {name}" if name else label
+            lines.append(row.ljust(width) + "".join(f"{cell:>{CELL}}" for cell in cells))
     return lines
+
+
+def smallest_heads(models: Sequence[dict[str, Any]]) -> list[str]:
+    return [*(f"{float(share):.0%}" for share in models[0]["smallest"]["quantiles"]), "at 0", "lasting"]
+
+
+def smallest_rows(model: dict[str, Any]) -> list[tuple[str, list[str]]]:
+    """Name and cells of each row: the model (without a name), its noise per pixel, its structures, its margins."""
+    found = model["smallest"]
+    rows = [("", _quantile_cells(found))]
+    pixels = model["pixels"] if model["norm"] == "l2" else 1
+    for unit, factor in (("SD", 1.0), (model["unit"], model["units_per_sd"])):
+        if unit and factor is not None:
+            scaled = [None if value is None else value / math.sqrt(pixels) * factor for value in _quantiles(found)]
+            rows.append((f"per pixel ({unit})", ["" if value is None else f"{value:.3g}" for value in scaled]))
+    rows += [(name, _quantile_cells(one)) for name, one in found.get("structures", {}).items()]
+    if found["training_margins"] is not None:
+        rows.append(("margins in training", [f"{value:.2f}" for value in found["training_margins"].values()]))
+    return rows
+
+
+def _quantiles(found: dict[str, Any]) -> list[float | None]:
+    return list(found["quantiles"].values())
+
+
+def _quantile_cells(found: dict[str, Any]) -> list[str]:
+    above = f"above {found['largest']:g}"
+    cells = [above if value is None else f"{value:.2f}" for value in _quantiles(found)]
+    return [*cells, str(found["failing"]), str(found["lasting"])]
 
 
 def certified_title(model: dict[str, Any]) -> str:

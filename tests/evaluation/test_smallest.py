@@ -6,13 +6,22 @@ import pytest
 import torch
 
 from nnunet_ima.evaluation.noises import Settings, Target, smallest_noise
-from nnunet_ima.evaluation.smallest import Profile, along_axis, figures, pooled_smallest, survival, training_margins
+from nnunet_ima.evaluation.smallest import (
+    Profile,
+    along_axis,
+    by_size,
+    figures,
+    pooled_smallest,
+    survival,
+    training_margins,
+)
 from nnunet_ima.segmentation.objectives.dice import SegmentationObjective
+from nnunet_ima.segmentation.objectives.one_structure import OneStructure
 from tests.evaluation.test_sweep import Labels, Network
 
 PROFILE: Profile = {
-    "one": {"slices": [3, 4, 5], "noise": [0.0, 2.0, 4.0]},
-    "two": {"slices": [0, 9], "noise": [6.0, None]},
+    "one": {"slices": [3, 4, 5], "noise": [0.0, 2.0, 4.0], "pixels": [5, 40, 60]},
+    "two": {"slices": [0, 9], "noise": [6.0, None], "pixels": [100, 20]},
 }
 
 
@@ -34,9 +43,23 @@ def test_along_the_axis() -> None:
     assert places == [0.25, 0.75] and medians == [3.0, 4.0]
 
 
+def test_by_size() -> None:
+    quarters = figures(PROFILE, 8.0)["size_quartiles"]
+    assert [(one["pixels"], one["slices"], one["median"]) for one in quarters] == [
+        ([5, 20], 2, 0.0),
+        ([40, 40], 1, 2.0),
+        ([60, 60], 1, 4.0),
+        ([100, 100], 1, 6.0),
+    ]
+    assert by_size([{"pixels": [10, 20], "median": None}], 8.0) == ([15.0], [8.0])
+    assert figures({}, 8.0)["size_quartiles"] == []
+
+
 def test_folds_are_pooled() -> None:
     parts = [figures({case: one}, 8.0) | {"forwards": 7} for case, one in PROFILE.items()]
     assert pooled_smallest(parts) == figures(PROFILE, 8.0) | {"forwards": 14}
+    parts = [part | {"structures": {"core": figures(part["profile"], 8.0)}} for part in parts]
+    assert pooled_smallest(parts)["structures"] == {"core": figures(PROFILE, 8.0)}
 
 
 def test_margins_come_from_the_checkpoint(tmp_path: Path) -> None:
@@ -81,4 +104,19 @@ def test_a_slice_fails_at_its_smallest_noise_and_not_before(norm: str) -> None:
     assert bool((size > 0).all()) and bool((size <= largest).all())
     with torch.no_grad():
         assert not objective.correct(network(found), y).any()
+        assert objective.correct(network(x + 0.99 * delta), y).all()
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_a_structure_fails_at_its_own_smallest_noise(number: int) -> None:
+    network = Network().eval()
+    x = torch.randn(6, 1, 12, 12, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        y = network(x).argmax(1, keepdim=True)
+    objective = OneStructure(SegmentationObjective(2), number)
+    noise = smallest_noise(Settings(), (number, "core"))
+    assert noise.name == "smallest core"
+    delta = noise(Target(network, Labels()), x, y, 20.0, [str(row) for row in range(6)]) - x
+    with torch.no_grad():
+        assert not objective.correct(network(x + delta), y).any()
         assert objective.correct(network(x + 0.99 * delta), y).all()
