@@ -87,6 +87,24 @@ def test_a_volume_is_a_sample(ready: Workspace, tmp_path: Path) -> None:
     assert "mean Dice of the volumes" in page and "mean Dice of the slices" not in page
 
 
+def test_a_patch_is_a_sample(ready: Workspace, tmp_path: Path) -> None:
+    """The cheaper protocol: noise per patch."""
+    content = evaluated(tmp_path, "-c", "3d_fullres", "--per", "patch", "--noise", "10", "--steps", "2", "--smallest")
+    model = content["models"][0]
+    plans = json.loads((ready.results / VOLUMES / "plans.json").read_text())
+    patch = plans["configurations"]["3d_fullres"]["patch_size"]
+    assert model["sample"] == "patch" and model["slices"] > model["cases"] == 2
+    assert model["levels"][1]["rms_per_pixel"] == pytest.approx(10 / np.prod(patch) ** 0.5, rel=1e-6)
+    assert model["smallest"]["largest"] == 10
+    folder = tmp_path / f"{VOLUMES}__fold_0"
+    with (folder / "patches.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len({(row["case"], row["patch"]) for row in rows}) == model["slices"]
+    assert max(float(row["perturbation_norm"]) for row in rows if row["noise"] == "pgd") <= 10 * (1 + 1e-5)
+    page = (folder / "report.html").read_text()
+    assert "mean Dice of the patches" in page and "mean Dice of the slices" not in page
+
+
 @pytest.mark.slow
 def test_slices_and_volumes_on_one_footing(
     ready: Workspace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -120,6 +138,8 @@ def test_slices_and_volumes_on_one_footing(
             ("-c", "3d_fullres", "--noise", "5", "--corruptions", "blur", "--calibrated"),
             "--calibrated goes by slices and cannot",
         ),
+        (("-c", "3d_fullres", "--noise", "5", "--per", "patch", "--volumes"), "--per patch gives the voxels of"),
+        (("-c", "2d", "--noise", "5", "--per", "patch"), "--per patch is for 3D models, a 2D model is attacked slice"),
         (("-c", "3d_fullres", "--rms", "0.1", "--audit"), "--rms goes without --audit"),
         (("-c", "3d_fullres", "--rms", "0.1", "--smallest"), "--rms goes without --smallest"),
         (

@@ -76,6 +76,10 @@ def _check_dimensions(models: list[Any], args: argparse.Namespace) -> None:
     volumes = [model for model in models if not model.is_2d]
     if args.slices and len(volumes) == len(models):
         raise UserError(f"--slices {args.slices} is for 2D models, of {volumes[0]} whole cases count: leave it out.")
+    if args.per == "patch" and len(volumes) < len(models):
+        raise UserError("--per patch is for 3D models, a 2D model is attacked slice by slice: leave it out.")
+    if args.per == "patch" and (args.volumes or args.save_volumes):
+        raise UserError("--per patch gives the voxels of overlapping patches several noises: leave --volumes out.")
     if volumes and args.calibrated:
         raise UserError(f"--calibrated goes by slices and cannot calibrate noise for {volumes[0]}: leave it out.")
     if volumes and "square" in args.attack:
@@ -107,6 +111,7 @@ def _folder(args: argparse.Namespace) -> Path:
     """robustness/ for the default attack and norm, folders of their names in it for others."""
     parts = [part for part, usual in ((args.norm, "l2"), (args.attack[0], "pgd")) if part != usual]
     parts += ["rms"] if args.rms else []
+    parts += ["patch"] if args.per == "patch" else []
     return Path("robustness", *parts, *(name for name in ("mirroring", "nested") if getattr(args, name)))
 
 
@@ -146,6 +151,7 @@ def _evaluate_one(model: Any, surrogate: Any, preprocessed: Path | None, device:
     from nnunet_ima.evaluation.volumes import KeptNoise, predict_volumes
     from nnunet_ima.nnunet.ranks import rank
     from nnunet_ima.report.pictures import margins_picture, pictures
+    from nnunet_ima.segmentation.cases.slices import PLURALS
 
     choice, own = _choice(args, model.is_2d), _own_folder(model, args)
     subject = prepare(model, choice, preprocessed, device, surrogate)
@@ -153,7 +159,8 @@ def _evaluate_one(model: Any, surrogate: Any, preprocessed: Path | None, device:
         # Before hours of attacks.
         reachable(args.certify_samples, most_pixels(subject))
     if rank() == 0:
-        print(f"{model}: {len(subject.slices)} {subject.slices.unit}s of {len(subject.cases.names)} cases", flush=True)
+        samples = PLURALS[subject.slices.unit]
+        print(f"{model}: {len(subject.slices)} {samples} of {len(subject.cases.names)} cases", flush=True)
     wanted = args.volumes or args.save_volumes
     journal = open_journal(subject, choice, own, args.overwrite)
     if args.calibrated:
@@ -197,7 +204,7 @@ def _choice(args: argparse.Namespace, slices: bool = True) -> Any:
         settings,
         args.cases,
         args.slices or "complete",
-        args.batch_size or (32 if slices else 1),
+        args.batch_size or (32 if slices else 2 if args.per == "patch" else 1),
         args.vanish,
         args.i,
         args.gt,
@@ -207,6 +214,7 @@ def _choice(args: argparse.Namespace, slices: bool = True) -> Any:
         args.calibrated,
         args.amounts or {},
         args.nested,
+        args.per == "patch",
     )
 
 

@@ -93,9 +93,16 @@ def _add_cases(group: Any) -> None:
         "those that show any class (foreground), or all; of a 3D model whole cases count",
     )
     group.add_argument(
+        "--per",
+        choices=["volume", "patch"],
+        default="volume",
+        help="[OPTIONAL] of a 3D model: noise levels per whole volume, or per patch, which is cheaper; default: volume",
+    )
+    group.add_argument(
         "--batch-size",
         type=positive,
-        help="[OPTIONAL] slices per batch, or volumes of equal size; default: 32 slices, 1 volume",
+        help="[OPTIONAL] slices per batch, or volumes or patches of equal size; default: 32 slices, 1 volume, 2 "
+        "patches",
     )
 
 

@@ -26,6 +26,7 @@ from nnunet_ima.nnunet.ranks import gathered, rank
 from nnunet_ima.segmentation.cases.cases import Cases, PreprocessedCases, RawCases
 from nnunet_ima.segmentation.cases.intensities import original_units, unit_name
 from nnunet_ima.segmentation.cases.models import TrainedModel, load_predictor
+from nnunet_ima.segmentation.cases.patches import Patches
 from nnunet_ima.segmentation.cases.slices import Placed, SliceChoice, Slices, choose_cases, held_out_cases
 from nnunet_ima.segmentation.cases.volumes import Volumes
 
@@ -43,7 +44,8 @@ class Choice:
     the patch before they are attacked, not after it. mirroring: what is attacked averages mirrored images, as nnU-Net's
     prediction does. per_pixel: levels are the root mean square per pixel or voxel (SD), so that slices and volumes of
     any size get noise of one size. calibrated: the corruptions have amounts of equal SSIM, by name and severity in
-    `amounts`. nested: attacks go up the levels, see `nested.nested`."""
+    `amounts`. nested: attacks go up the levels, see `nested.nested`. per_patch: 3D models are attacked on patches, not
+    on whole volumes."""
 
     levels: tuple[float, ...]
     attacks: tuple[str, ...] = ("pgd",)
@@ -61,6 +63,7 @@ class Choice:
     calibrated: bool = False
     amounts: Mapping[str, Mapping[int, float]] = field(default_factory=dict)
     nested: bool = False
+    per_patch: bool = False
 
     def told(self) -> dict[str, Any]:
         """As JSON, for who wants to repeat it."""
@@ -113,7 +116,7 @@ def prepare(
     """Load the model and see which slices there are. UserError where there are none, or the surrogate does not fit."""
     predictor = load_predictor(model, device)
     cases, names = _cases(model, predictor, choice, preprocessed)
-    kind = Slices if model.is_2d else Volumes
+    kind = Slices if model.is_2d else Patches if choice.per_patch else Volumes
     slices = kind(predictor, cases, names, choice.slices, choice.noise_on_padding)
     if not len(slices):
         raise UserError(

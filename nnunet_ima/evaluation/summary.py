@@ -33,8 +33,8 @@ def summarise(
         95 % intervals over cases, and under "..._noise" the same for random noise of that norm.
     others, corruptions: the same figures by the name of the noise. forwards: what each noise cost, by its name, see
         `forwards.counted`.
-    sample: "slice" or "volume". pixels: C*H*W of the slices, their median. units: original intensity units (`unit`)
-        per SD, NaN where unknown.
+    sample: "slice", "volume" or "patch". pixels: C*H*W of the slices, their median. units: original intensity units
+        (`unit`) per SD, NaN where unknown.
     """
     cases = [case for case, _ in found.slices]
     main = next(one for one in found.found.values() if one.noise.family == "attack")

@@ -19,7 +19,7 @@ from nnunet_ima.evaluation.under_noise import outcomes
 from nnunet_ima.nnunet.ranks import dealt, gathered, rank, world_size
 from nnunet_ima.segmentation.cases.intensities import ct_scales
 from nnunet_ima.segmentation.cases.models import load_averaged
-from nnunet_ima.segmentation.cases.slices import P, Placed, Slice, batches
+from nnunet_ima.segmentation.cases.slices import PLURALS, P, Placed, Slice, batches
 from nnunet_ima.segmentation.cases.tiles import TiledNetwork
 
 Plan = Sequence[tuple[Noise, Sequence[float]]]
@@ -130,8 +130,7 @@ def _progress(
     done = [one for item in work for one in _each(item) if _key(*one) not in to_do]
     costs = [_cost_of_one(*one, ordered) for one in done]
     share = (sum(costs) + sum(_cost(*item, ordered) for item in own)) / everything
-    unit = "volumes" if len(ordered[0][0].shape) == 4 else "slices"
-    result = Progress(plan, [len(batch) for batch in ordered], share, shown, unit)
+    result = Progress(plan, [len(batch) for batch in ordered], share, shown, PLURALS[ordered[0][0].unit])
     for one, cost in zip(done, costs, strict=True):
         result.known(one[0], one[1], known[_key(*one)], cost / everything)
     return result

@@ -85,7 +85,9 @@ def _counted(
 
 
 def _told(item: Slice) -> str:
-    return f"Slice {item.number} of case {item.case}" if item.image.ndim == 3 else f"Case {item.case}"
+    if item.unit == "volume":
+        return f"Case {item.case}"
+    return f"{item.unit.capitalize()} {item.number} of case {item.case}"
 
 
 def stacked(target: Target, batch: Sequence[Slice]) -> tuple[Tensor, Tensor, list[str]]:

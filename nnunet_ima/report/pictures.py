@@ -124,7 +124,9 @@ def _pictures(attacked: _Attacked, main: Found, row: int, item: Slice, name: str
     for axis in range(3):
         others = tuple(other for other in range(4) if other != axis + 1)
         number = int(attacked.reference.sum(others).argmax())
-        title = f"{name}: {item.case}, plane {number} of axis {axis} (Dice of the whole case)"
+        place = "" if item.unit == "volume" else f", {item.unit} {item.number}"
+        whole = "case" if item.unit == "volume" else item.unit
+        title = f"{name}: {item.case}{place}, plane {number} of axis {axis} (Dice of the whole {whole})"
         result.append(_picture(attacked.plane(axis, number), main, row, f"{name}_{axis}", title))
     return result
 

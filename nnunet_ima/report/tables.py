@@ -12,6 +12,7 @@ from nnunet_ima.evaluation.sweep import Sweep
 from nnunet_ima.files import replacing
 from nnunet_ima.metrics.comparison import MEAN, WHOLE, compare
 from nnunet_ima.report.words import in_words_of
+from nnunet_ima.segmentation.cases.slices import PLURALS
 
 FIGURES = (("tvdi", "TVDI (%): Dice of all voxels"), ("adi", "ADI (%): mean Dice of the slices"))
 CASES = ("case_dice", "Dice of whole cases (%): all their attacked voxels together, mean of the cases")
@@ -39,10 +40,10 @@ def write_results(folder: Path, content: dict[str, Any]) -> None:
 
 
 def write_samples(folder: Path, found: Sweep, classes: Sequence[str], sample: str) -> None:
-    """`slices.csv`, or of a 3D model `volumes.csv`: one line per slice or volume (`sample`), noise (pgd, ..., random,
-    corruptions), its family, level and class."""
+    """`slices.csv`, of a 3D model `volumes.csv` or `patches.csv`: one line per sample (`sample` names it), noise (pgd,
+    ..., random, corruptions), its family, level and class."""
     folder.mkdir(parents=True, exist_ok=True)
-    with replacing(folder / f"{sample}s.csv") as path, path.open("w", newline="") as file:
+    with replacing(folder / f"{PLURALS[sample]}.csv") as path, path.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["case", sample, "noise", "family", "level", "class", "tp", "fp", "fn", "perturbation_norm"])
         for one in found.found.values():

@@ -1,17 +1,19 @@
-"""Reports speak of slices; where the samples are volumes, of volumes."""
+"""Reports speak of slices; where the samples are volumes or patches, of those."""
 
 import re
 from collections.abc import Sequence
 from typing import Any
 
-WORDS = {"slice": "volume", "slices": "volumes", "Slice": "Volume", "Slices": "Volumes"}
-
-
-def are_volumes(models: Sequence[dict[str, Any]]) -> bool:
-    """Whether all models are 3D; models: summaries of `summary.summarise`."""
-    return all(model.get("sample") == "volume" for model in models)
+from nnunet_ima.segmentation.cases.slices import PLURALS
 
 
 def in_words_of(models: Sequence[dict[str, Any]], text: str) -> str:
-    """A finished text or page, with its names of files and anchors, in the words of these models' samples."""
-    return re.sub(r"\b[Ss]lices?\b", lambda match: WORDS[match[0]], text) if are_volumes(models) else text
+    """A finished text or page, with its names of files and anchors, in the words of these models' samples; models:
+    summaries of `summary.summarise`."""
+    samples = {model.get("sample", "slice") for model in models}
+    if len(samples) > 1:
+        return text
+    (sample,) = samples
+    words = {"slice": sample, "slices": PLURALS[sample]}
+    words |= {word.capitalize(): other.capitalize() for word, other in words.items()}
+    return re.sub(r"\b[Ss]lices?\b", lambda match: words[match[0]], text)

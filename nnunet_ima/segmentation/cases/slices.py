@@ -20,10 +20,12 @@ from nnunet_ima.segmentation.cases.padding import pad
 
 SliceChoice = Literal["complete", "foreground", "all"]
 SLICE_CHOICES: tuple[SliceChoice, ...] = get_args(SliceChoice)
+PLURALS = {"slice": "slices", "volume": "volumes", "patch": "patches"}
+"""Of what is attacked at once, by its name in the singular (`Slices.unit`)."""
 
 
 class Placed(Protocol):
-    """Case of a slice, its number there, and the shape (C, H, W) of its image."""
+    """Case of a slice, its number there, the shape (C, H, W) of its image, and what it is called (see `PLURALS`)."""
 
     @property
     def case(self) -> str: ...
@@ -33,6 +35,9 @@ class Placed(Protocol):
 
     @property
     def shape(self) -> tuple[int, ...]: ...
+
+    @property
+    def unit(self) -> str: ...
 
 
 P = TypeVar("P", bound=Placed)
@@ -45,17 +50,21 @@ class Place:
     case: str
     number: int
     shape: tuple[int, ...]
+    unit: str = "slice"
 
 
 @dataclass(frozen=True)
 class Slice:
-    """A slice, or a volume (`Volumes`). image: (C, H, W) or (C, Z, H, W) float32, normalised; reference: as
-    `SegmentationObjective` takes it, without the batch dimension, -1 (label maps) or ignored (regions) where padded."""
+    """A slice, a volume (`Volumes`) or a patch of it (`Patches`).
+
+    image: (C, H, W) or (C, Z, H, W) float32, normalised; reference: as `SegmentationObjective` takes it, without the
+    batch dimension, -1 (label maps) or ignored (regions) where padded."""
 
     case: str
     number: int
     image: Tensor
     reference: Tensor
+    unit: str = "slice"
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -137,8 +146,8 @@ class Slices:
         padded: to at least the patch, so that noise is put on the padding, too.
         """
         self._labels, self._dataset = predictor.label_manager, dataset
-        patch = predictor.configuration_manager.patch_size
-        self._patch = patch if padded else (1,) * len(patch)
+        self._patch_size = tuple(predictor.configuration_manager.patch_size)
+        self._patch = self._patch_size if padded else (1,) * len(self._patch_size)
         self.places: list[Place] = []
         found = hashlib.sha256()
         for case in cases:
@@ -149,7 +158,7 @@ class Slices:
                 )
             for number in self._numbers(segmentation[0], choice):
                 item = self._slice(case, number, data, segmentation)
-                self.places.append(Place(case, number, item.shape))
+                self.places.append(Place(case, number, item.shape, self.unit))
                 found.update(f"{case} {number} {item.shape}".encode())
                 found.update(item.image.numpy().tobytes())
                 found.update(item.reference.numpy().tobytes())
@@ -169,8 +178,7 @@ class Slices:
     def _numbers(self, reference: NDArray[Any], choice: SliceChoice) -> list[int]:
         return qualifying(reference, self._labels.ignore_label, choice)
 
-    @staticmethod
-    def _part(array: NDArray[Any], number: int) -> NDArray[Any]:
+    def _part(self, array: NDArray[Any], number: int) -> NDArray[Any]:
         """A sample's share of the case's (C, Z, H, W)."""
         return array[:, number]
 
@@ -186,7 +194,8 @@ class Slices:
         # Copies: a view would keep the whole case in memory.
         image = torch.from_numpy(self._part(data, number).astype(np.float32))
         reference = torch.from_numpy(np.maximum(self._part(segmentation[:1], number), 0).astype(np.int16))
-        return Slice(case, number, pad(image, self._patch), _reference(pad(reference, self._patch, -1), self._labels))
+        reference = _reference(pad(reference, self._patch, -1), self._labels)
+        return Slice(case, number, pad(image, self._patch), reference, self.unit)
 
 
 def qualifying(reference: NDArray[Any], ignore_label: int | None, choice: SliceChoice) -> list[int]:

@@ -18,6 +18,5 @@ class Volumes(Slices):
     def _numbers(self, reference: NDArray[Any], choice: SliceChoice) -> list[int]:
         return [0] if choice == "all" or qualifying(reference, self._labels.ignore_label, "foreground") else []
 
-    @staticmethod
-    def _part(array: NDArray[Any], number: int) -> NDArray[Any]:
+    def _part(self, array: NDArray[Any], number: int) -> NDArray[Any]:
         return array
