@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from nnunet_ima.cli.check_predictions import check_predictions
 from nnunet_ima.cli.eval import evaluate
@@ -103,6 +104,14 @@ def test_a_patch_is_a_sample(ready: Workspace, tmp_path: Path) -> None:
     assert max(float(row["perturbation_norm"]) for row in rows if row["noise"] == "pgd") <= 10 * (1 + 1e-5)
     page = (folder / "report.html").read_text()
     assert "mean Dice of the patches" in page and "mean Dice of the slices" not in page
+
+
+def test_a_preview_shows_adversarial_noise_in_three_planes(ready: Workspace, tmp_path: Path) -> None:
+    told = ["-d", "D902", "-c", "3d_fullres", "-o", "nnUNetPlansSeen", "--noise", "10", "-device", "cpu"]
+    plan([*told, "--preview", str(tmp_path / "seen.png"), "-tr", "nnUNetTrainerIMA", "-mp", "nnUNetPlansVolumes"])
+    (ready.preprocessed / "nnUNetPlansSeen.json").unlink()
+    with Image.open(tmp_path / "seen.png") as picture:
+        assert picture.height > picture.width, "three planes, each in three rows"
 
 
 @pytest.mark.slow

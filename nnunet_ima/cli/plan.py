@@ -42,7 +42,11 @@ def parser() -> argparse.ArgumentParser:
         "-p", default="nnUNetPlans", metavar="PLANS", help="[OPTIONAL] plans to copy; default: nnUNetPlans"
     )
     result.add_argument("-o", metavar="PLANS", help="[OPTIONAL] name of the copy; default: the name of -p and IMA")
-    result.add_argument("--preset", choices=["paper"], help=f"[OPTIONAL] the paper's settings of {', '.join(PAPER)}")
+    result.add_argument(
+        "--preset",
+        choices=["paper"],
+        help=f"[OPTIONAL] the paper's settings of {', '.join(PAPER)}; in 3D noise levels of the same root mean square",
+    )
     result.add_argument(
         "--noise-max",
         type=float,
@@ -207,7 +211,8 @@ def plan(arguments: list[str] | None = None) -> None:
             f"-c {args.c}: the second stage of a cascade, whose input is partly a segmentation, is not trained with "
             "noise; use 2d, 3d_lowres or 3d_fullres."
         )
-    settings = _settings(args, paper_settings(int(dataset[7:10])) if args.preset else Settings())
+    start = paper_settings(int(dataset[7:10]), _scale(plans, args.c)) if args.preset else Settings()
+    settings = _settings(args, start)
     plans |= {"plans_name": target_name, "ima": settings.block()}
     if args.batch_size:
         plans["configurations"][args.c]["batch_size"] = args.batch_size
@@ -218,6 +223,19 @@ def plan(arguments: list[str] | None = None) -> None:
     with replacing(target) as path:
         path.write_text(json.dumps(plans, indent=4))
     _report(target, dataset, args.c, settings, tuple(configuration(plans, args.c)["patch_size"]), _channels(folder))
+
+
+def _scale(plans: dict[str, Any], name: str) -> float:
+    """Of the paper's noise levels, which are those of the data set's 2D patch. UserError where there is none."""
+    if is_2d(plans, name):
+        return 1.0
+    if "2d" not in plans["configurations"]:
+        raise UserError(
+            f"--preset paper has noise levels of slices, and without a 2d configuration in the plans those of {name} "
+            "are unknown: give --noise-max and --margin-step instead."
+        )
+    patch, of_slices = (configuration(plans, one)["patch_size"] for one in (name, "2d"))
+    return math.sqrt(math.prod(patch) / math.prod(of_slices))
 
 
 def _settings(args: argparse.Namespace, start: Settings) -> Settings:
@@ -252,8 +270,6 @@ def _preview(args: argparse.Namespace, plans: dict[str, Any], settings: Settings
     largest = settings.resolved_noise_max(_channels(folder), tuple(configuration(plans, args.c)["patch_size"]))
     levels = args.noise or [float(f"{largest * share:.3g}") for share in (0.25, 0.5, 1)]
     predictor = None
-    if args.tr and not is_2d(plans, args.c):
-        raise UserError(f"--preview with -tr {args.tr} attacks slices, which {args.c} does not segment: leave -tr out.")
     if args.tr:
         import torch
 

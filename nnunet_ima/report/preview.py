@@ -1,4 +1,4 @@
-"""Slices at several noise levels, to choose the largest one by looking."""
+"""Slices, or a patch in three planes, at several noise levels, to choose the largest one by looking."""
 
 import math
 from collections.abc import Sequence
@@ -19,6 +19,7 @@ from nnunet_ima.attacks.pgd import pgd
 from nnunet_ima.errors import UserError
 from nnunet_ima.files import replacing
 from nnunet_ima.segmentation.cases.intensities import original_units, raw_files, root_mean_square, unit_name
+from nnunet_ima.segmentation.cases.patches import Patches
 from nnunet_ima.segmentation.cases.slices import Slice, Slices
 from nnunet_ima.segmentation.cases.tiles import TiledNetwork
 from nnunet_ima.segmentation.objectives.dice import SegmentationObjective
@@ -30,25 +31,30 @@ SEED = 0
 
 @dataclass(frozen=True)
 class Noisy:
-    """A slice under one kind of noise, per level; masks (H, W, the foreground a model finds) and Dice if there is a
-    model."""
+    """A slice (images (C, H, W)), or a patch of a volume ((C, Z, H, W)), under one kind of noise, per level; masks (the
+    foreground a model finds, without the channel axis) and Dice if there is a model."""
 
     kind: str
     images: list[Tensor]
     masks: list[NDArray[np.bool_]]
     dice: list[float]
 
+    def plane(self, axis: int, number: int) -> "Noisy":
+        """One plane of a patch; its Dice is that of the whole patch."""
+        images = [image.select(axis + 1, number) for image in self.images]
+        return replace(self, images=images, masks=[np.take(mask, number, axis) for mask in self.masks])
+
 
 @dataclass(frozen=True)
 class Shown:
-    """A slice, clean and noisy. units: original intensity units per SD of its first channel, NaN if unknown; share: of
-    a noise level that lies on the slice, less than 1 where the level is that of a volume."""
+    """A slice or patch, clean and noisy. units: original intensity units per SD of its first channel, NaN if unknown;
+    title: of the part of it that is shown."""
 
     item: Slice
+    title: str
     units: float
     clean: Noisy
     noisy: list[Noisy]
-    share: float = 1.0
 
 
 def preview(
@@ -61,7 +67,7 @@ def preview(
     predictor: Any = None,
 ) -> None:
     """Draw slices of different cases, clean and at each of `levels`, to `path` (PNG, PDF or SVG). In a 3D configuration
-    levels are those of a patch, of which a slice gets its share: noise of the same root mean square.
+    a patch of one case, to which the levels belong, in three planes.
 
     predictor: of a trained model; then adversarial noise beside white noise of the same norm, its segmentation and
     Dice. UserError for another file format, or where the preprocessed data is missing.
@@ -74,12 +80,11 @@ def preview(
     )
     folder = preprocessed / labels.configuration_manager.data_identifier
     shown = []
-    for item in _slices(labels, folder, 3 if predictor is None else 2):
+    for item in _samples(labels, folder, 3 if predictor is None else 2):
         files = raw_files(manager.dataset_name, dataset_json, item.case)
         units = original_units(manager, labels.configuration_manager, *files)[0]
-        share = _share(item, labels.configuration_manager.patch_size)
-        white = _shown(item, units, [share * level for level in levels], predictor)
-        shown.append(replace(white, share=share))
+        whole = _shown(item, units, levels, predictor)
+        shown += [whole] if item.unit == "slice" else _planes(whole, _foreground(item, labels.label_manager))
     _draw(shown, levels, unit_name(labels.configuration_manager), path)
 
 
@@ -88,27 +93,36 @@ def check_format(path: Path) -> None:
         raise UserError(f"--preview {path}: the file must end in one of {', '.join(FORMATS)}.")
 
 
-def _slices(labels: Any, folder: Path, count: int) -> list[Slice]:
-    """From cases spread over the data set, the slice with the most foreground of each."""
+def _samples(labels: Any, folder: Path, count: int) -> list[Slice]:
+    """From cases spread over the data set, the slice with the most foreground of each; in 3D such a patch of one."""
+    kind = Slices
+    if len(labels.configuration_manager.patch_size) == 3:
+        kind, count = Patches, 1
     cases = sorted({file.name.split(".")[0] for file in folder.glob("*.pkl")}) if folder.is_dir() else []
     if not cases:
         raise UserError(f"{folder} holds no preprocessed cases: run nnUNetv2_plan_and_preprocess first.")
     found = []
     for number in np.linspace(0, len(cases) - 1, min(count, len(cases))).astype(int):
         dataset = infer_dataset_class(str(folder))(str(folder), [cases[number]])
-        slices = Slices(labels, dataset, [cases[number]], "foreground")
-        if len(slices):
-            read = slices.read(slices.places)
+        samples = kind(labels, dataset, [cases[number]], "foreground")
+        if len(samples):
+            read = samples.read(samples.places)
             found.append(max(read, key=lambda item: int(_foreground(item, labels.label_manager).sum())))
     if not found:
         raise UserError(f"{folder}: none of the cases looked at has foreground; check the labels.")
     return found
 
 
-def _share(item: Slice, patch_size: Sequence[int]) -> float:
-    if len(patch_size) == 2:
-        return 1.0
-    return math.sqrt(item.image[0].numel() / math.prod(patch_size))
+def _planes(shown: Shown, foreground: NDArray[np.bool_]) -> list[Shown]:
+    """Of a patch the plane across each axis that shows the most foreground; foreground: (Z, H, W)."""
+    result = []
+    for axis in range(3):
+        others = tuple(other for other in range(3) if other != axis)
+        number = int(foreground.sum(others).argmax())
+        clean, *noisy = (one.plane(axis, number) for one in (shown.clean, *shown.noisy))
+        title = f"{shown.item.case}, patch {shown.item.number}\nplane {number} of axis {axis}"
+        result.append(replace(shown, title=title, clean=clean, noisy=noisy))
+    return result
 
 
 def _foreground(item: Slice, label_manager: Any) -> NDArray[np.bool_]:
@@ -119,11 +133,12 @@ def _foreground(item: Slice, label_manager: Any) -> NDArray[np.bool_]:
 
 
 def _shown(item: Slice, units: float, levels: Sequence[float], predictor: Any) -> Shown:
-    clean = item.image[None]
+    title, clean = f"{item.case}, {item.unit} {item.number}", item.image[None]
     direction = ball.random_direction(clean, torch.Generator().manual_seed(SEED))
     white = [clean + level * direction for level in levels]
     if predictor is None:
-        return Shown(item, units, Noisy("clean", [clean[0]], [], []), [Noisy("white noise", _first(white), [], [])])
+        alone = Noisy("clean", [clean[0]], [], [])
+        return Shown(item, title, units, alone, [Noisy("white noise", _first(white), [], [])])
     objective = SegmentationObjective.of(predictor.label_manager)
     network = TiledNetwork(predictor.network, predictor.configuration_manager.patch_size)
     device = next(network.parameters()).device
@@ -139,6 +154,7 @@ def _shown(item: Slice, units: float, levels: Sequence[float], predictor: Any) -
     found = [pgd(network, x, y, level, objective=objective, steps=STEPS, generator=generator) for level in levels]
     return Shown(
         item,
+        title,
         units,
         segmented("clean", [clean]),
         [segmented("adversarial noise", found), segmented("white noise\nof the same norm", white)],
@@ -156,7 +172,8 @@ def _draw(shown: Sequence[Shown], levels: Sequence[float], unit: str, path: Path
 
     per_slice = 1 + len(shown[0].noisy)
     with matplotlib.style.context("default"):
-        height, width = shown[0].item.image.shape[1:]
+        # In 3D planes differ in shape; a panel fits the highest.
+        height, width = max((one.clean.images[0].shape[1:] for one in shown), key=lambda shape: shape[0] / shape[1])
         size = (2.2 * (len(levels) + 1), len(shown) * per_slice * (2.2 * height / width + 0.35))
         figure = Figure(figsize=size, layout="constrained")
         panels = figure.subplots(len(shown) * per_slice, len(levels) + 1, squeeze=False)
@@ -169,14 +186,14 @@ def _draw(shown: Sequence[Shown], levels: Sequence[float], unit: str, path: Path
 
 
 def _draw_slice(shown: Shown, levels: Sequence[float], unit: str, panels: Any) -> None:
-    clean = shown.item.image[0].numpy()
+    clean = shown.clean.images[0][0].numpy()
     low, high = (float(value) for value in np.percentile(clean, [0.5, 99.5]))
-    _image(panels[0, 0], shown.clean, 0, f"{shown.item.case}, slice {shown.item.number}\nclean", (low, high))
+    _image(panels[0, 0], shown.clean, 0, f"{shown.title}\nclean", (low, high))
     for row, noisy in zip((0, *range(2, len(panels))), shown.noisy, strict=True):
         title = panels[max(row, 1), 0]
         title.text(0.5, 0.5, noisy.kind, ha="center", va="center", fontsize=10, transform=title.transAxes)
         for column, level in enumerate(levels):
-            rms = root_mean_square(shown.share * level, tuple(shown.item.image.shape))
+            rms = root_mean_square(level, shown.item.shape)
             text = f"noise level {level:g}\n{rms:.3f} SD{_in_units(rms * shown.units, unit)}"
             _image(panels[row, column + 1], noisy, column, text, (low, high))
             if row == 0:

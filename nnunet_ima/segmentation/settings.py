@@ -148,10 +148,13 @@ PAPER: dict[str, tuple[float, float]] = {"D2": (25.0, 5.0), "D4": (15.0, 2.0), "
 bisections, beta 0.5)."""
 
 
-def paper_settings(dataset_id: int) -> Settings:
-    """Settings of the paper's runs for D2 Heart, D4 Hippocampus or D5 Prostate. UserError for another data set."""
+def paper_settings(dataset_id: int, scale: float = 1.0) -> Settings:
+    """Settings of the paper's runs for D2 Heart, D4 Hippocampus or D5 Prostate. UserError for another data set.
+
+    scale: of the noise levels, which are those of slices: for patches of a volume the root of how many times as many
+    voxels they have, so that the root mean square per voxel is the paper's per pixel."""
     name = f"D{dataset_id}"
     if name not in PAPER:
         raise UserError(f"preset paper knows {', '.join(PAPER)}, not {name}: give --noise-max instead.")
-    noise_max, margin_step = PAPER[name]
+    noise_max, margin_step = (round(scale * level, 2) for level in PAPER[name])
     return Settings(noise_max=noise_max, epochs=50, iterations=50, methods={"ima": {"margin_step": margin_step}})

@@ -14,7 +14,7 @@ from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_ima.errors import UserError
-from nnunet_ima.report.preview import _magnification, _shown, _slices, preview
+from nnunet_ima.report.preview import _magnification, _planes, _samples, _shown, preview
 from nnunet_ima.segmentation.cases.intensities import _slope, original_units, raw_files, root_mean_square
 from nnunet_ima.segmentation.plain_trainer import nnUNetTrainerPlain
 from tests.conftest import DATASET, Workspace
@@ -26,11 +26,11 @@ def _dataset_json(workspace: Workspace) -> dict[str, Any]:
     return content
 
 
-def _labels(workspace: Workspace) -> Any:
+def _labels(workspace: Workspace, configuration: str = "2d") -> Any:
     manager = PlansManager(workspace.plans())
     return SimpleNamespace(
         label_manager=manager.get_label_manager(_dataset_json(workspace)),
-        configuration_manager=manager.get_configuration("2d"),
+        configuration_manager=manager.get_configuration(configuration),
     )
 
 
@@ -105,7 +105,7 @@ def test_noise_has_exactly_the_level_it_is_shown_for(in_process: Workspace) -> N
     trainer = build(in_process, nnUNetTrainerPlain, {})
     trainer.set_deep_supervision_enabled(False)
     labels = _labels(in_process)
-    item = _slices(labels, in_process.preprocessed / labels.configuration_manager.data_identifier, 1)[0]
+    item = _samples(labels, in_process.preprocessed / labels.configuration_manager.data_identifier, 1)[0]
     predictor = SimpleNamespace(network=trainer.network.eval(), **vars(labels))
     shown = _shown(item, 1.0, [2.0, 8.0], predictor)
     adversarial, white = shown.noisy
@@ -119,11 +119,28 @@ def test_noise_has_exactly_the_level_it_is_shown_for(in_process: Workspace) -> N
 def test_slices_come_from_different_cases_and_show_the_most_foreground(in_process: Workspace) -> None:
     labels = _labels(in_process)
     folder = in_process.preprocessed / labels.configuration_manager.data_identifier
-    found = _slices(labels, folder, 3)
+    found = _samples(labels, folder, 3)
     assert len({item.case for item in found}) == 3
     dataset = infer_dataset_class(str(folder))(str(folder), [found[0].case])
     sizes = (np.asarray(dataset.load_case(found[0].case)[1][:])[0] > 0).sum((1, 2))
     assert sizes[found[0].number] == sizes.max()
+
+
+def test_in_3d_a_patch_is_shown_in_three_planes(in_3d: Workspace, in_process: Workspace) -> None:
+    labels = _labels(in_process, "3d_fullres")
+    folder = in_process.preprocessed / labels.configuration_manager.data_identifier
+    (item,) = _samples(labels, folder, 3)
+    assert item.unit == "patch" and item.shape[1:] == tuple(labels.configuration_manager.patch_size)
+    whole = _shown(item, 1.0, [5.0], None)
+    assert (whole.noisy[0].images[0] - item.image).norm().item() == pytest.approx(5, rel=1e-4)
+    foreground = (item.reference[0] > 0).numpy()
+    planes = _planes(whole, foreground)
+    for axis, shown in enumerate(planes):
+        number = int(shown.title.split()[-4])
+        shape = [side for other, side in enumerate(item.shape[1:]) if other != axis]
+        assert list(shown.clean.images[0].shape[1:]) == list(shown.noisy[0].images[0].shape[1:]) == shape
+        assert np.array_equal(shown.clean.images[0][0], np.take(item.image[0].numpy(), number, axis))
+        assert np.take(foreground, number, axis).sum() == max(plane.sum() for plane in np.moveaxis(foreground, axis, 0))
 
 
 @pytest.mark.parametrize(("rms", "factor"), [(0.02, 20), (0.1, 5), (0.3, 2), (5.0, 1)])

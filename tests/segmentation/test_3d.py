@@ -1,7 +1,6 @@
 """Training of a 3D configuration, in this process, on real preprocessed volumes."""
 
 from collections import Counter
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,7 +8,6 @@ import pytest
 import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
-from nnunet_ima.cli.plan import plan
 from nnunet_ima.errors import UserError
 from nnunet_ima.segmentation.blocks import Blocks
 from nnunet_ima.segmentation.discovery import nnunet_ima_trainers
@@ -116,20 +114,9 @@ def test_margins_of_slices_do_not_fit_blocks(volumes: Workspace) -> None:
         check_fingerprint(stored, now)
 
 
-def test_a_preview_shows_slices_with_their_share_of_the_noise(
-    volumes: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    drawn: list[Any] = []
-    monkeypatch.setattr("nnunet_ima.report.preview._draw", lambda shown, *others: drawn.extend(shown))
-    told = ["-d", "D902", "-c", "3d_fullres", "-o", "nnUNetPlansSeen", "--noise", "10"]
-    plan([*told, "--preview", str(tmp_path / "seen.png")])
-    (volumes.preprocessed / "nnUNetPlansSeen.json").unlink()
-    for shown in drawn:
-        noise = shown.noisy[0].images[0] - shown.item.image
-        # The root mean square of noise level 10 on a patch.
-        assert float(noise.square().mean().sqrt()) == pytest.approx(10 / (10 * 32 * 32) ** 0.5, rel=1e-4)
-    with pytest.raises(UserError, match="attacks slices, which 3d_fullres does not segment"):
-        plan([*told, "--preview", str(tmp_path / "seen.png"), "-tr", "nnUNetTrainerIMA"])
+def test_largest_margin_is_a_tenth_of_an_sd_per_voxel_by_default(volumes: Workspace) -> None:
+    trainer = started(volumes, nnUNetTrainerIMA, {"epochs": 1, "iterations": 1})
+    assert trainer.ima.store.maximum == pytest.approx(0.1 * (10 * 32 * 32) ** 0.5)
 
 
 def test_without_foreground_there_is_nothing_to_defend(volumes: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:

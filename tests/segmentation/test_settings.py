@@ -187,6 +187,13 @@ def test_the_paper_knows_three_data_sets_only() -> None:
         paper_settings(7)
 
 
+def test_the_papers_levels_are_scaled_for_volumes() -> None:
+    """The patch of D4 in 3D against its patch in 2D: the same root mean square."""
+    settings = paper_settings(4, math.sqrt(40 * 56 * 40 / (56 * 40)))
+    assert settings.noise_max == pytest.approx(15 * math.sqrt(40), abs=0.01)
+    assert settings.methods["ima"]["margin_step"] == pytest.approx(2 * math.sqrt(40), abs=0.01)
+
+
 def default_margin_step(noise_max: float, epochs: int, slices: int, draws: int) -> float:
     ima = IMA(noise=noise_max)
     ima.begin(Run(range(slices), epochs, probability_of_a_visit(slices, draws)))
