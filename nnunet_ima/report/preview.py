@@ -172,11 +172,11 @@ def _draw(shown: Sequence[Shown], levels: Sequence[float], unit: str, path: Path
 
     per_slice = 1 + len(shown[0].noisy)
     with matplotlib.style.context("default"):
-        # In 3D planes differ in shape; a panel fits the highest.
-        height, width = max((one.clean.images[0].shape[1:] for one in shown), key=lambda shape: shape[0] / shape[1])
-        size = (2.2 * (len(levels) + 1), len(shown) * per_slice * (2.2 * height / width + 0.35))
-        figure = Figure(figsize=size, layout="constrained")
-        panels = figure.subplots(len(shown) * per_slice, len(levels) + 1, squeeze=False)
+        # The planes of a volume differ in shape.
+        shapes = [one.clean.images[0].shape[1:] for one in shown for _ in range(per_slice)]
+        heights = [2.2 * height / width + 0.35 for height, width in shapes]
+        figure = Figure(figsize=(2.2 * (len(levels) + 1), sum(heights)), layout="constrained")
+        panels = figure.subplots(len(heights), len(levels) + 1, squeeze=False, height_ratios=heights)
         for axes in panels.flat:
             axes.axis("off")
         for number, slice_ in enumerate(shown):
