@@ -12,7 +12,8 @@ from nnunetv2.run.run_training import get_trainer_from_args
 
 from nnunet_ima.cli.eval import evaluate
 from nnunet_ima.nnunet.trainer_search import make_trainers_findable
-from tests.conftest import DATASET, Workspace, narrow, train_here, use_folders
+from nnunet_ima.segmentation.cases.slices import held_out_cases
+from tests.conftest import DATASET, Workspace, narrow, train, train_here, use_folders
 
 BLOCK = {"noise_max": 5.0, "threshold": 0.0, "epochs": 1, "iterations": 2, "val_iterations": 1}
 RESIDUAL = ["M", pytest.param("L", marks=pytest.mark.slow), pytest.param("XL", marks=pytest.mark.slow)]
@@ -95,3 +96,27 @@ def test_models_of_stock_trainers_are_attacked(
     assert plain["levels"][1]["tvdi"] <= plain["levels"][0]["tvdi"]
     assert (mirrored["levels"] == plain["levels"]) == ("NoMirroring" in trainer)
     assert plain["dataset"] == DATASET and plain["trainer"] == trainer
+
+
+@pytest.mark.slow
+def test_a_hardened_first_stage_of_a_cascade(
+    workspace: Workspace, in_3d: Workspace, results: Path, tmp_path: Path
+) -> None:
+    """In 2D: trained and attacked like any 2D model, and nnU-Net's validation hands its segmentations on."""
+    plans = workspace.plans()
+    plans["configurations"]["2d"]["next_stage"] = "3d_second"
+    plans["configurations"]["3d_second"] = {"inherits_from": "3d_fullres", "previous_stage": "2d"}
+    source = workspace.preprocessed / "nnUNetPlansTwo.json"
+    source.write_text(json.dumps(plans | {"plans_name": "nnUNetPlansTwo"}))
+    short = ("--epochs", "1", "--iterations", "2", "--val-iterations", "1", "--batch-size", "2", "--steps", "2")
+    plan = ("nnunet-ima-plan", "-d", "902", "-p", "nnUNetPlansTwo", "-o", "HardenedTwo", "--noise-max", "5")
+    workspace.run(*plan, "--threshold", "0", *short)
+    train(workspace, "nnUNetTrainerIMA", "-p", "HardenedTwo")
+    handed_on = results / "nnUNetTrainerIMA__HardenedTwo__2d" / "predicted_next_stage" / "3d_second"
+    assert {file.name.split(".")[0] for file in handed_on.iterdir()} == set(
+        held_out_cases(workspace.preprocessed, "nnUNetPlans_2d", "0")
+    )
+    model = attacked(tmp_path, "HardenedTwo", "nnUNetTrainerIMA")
+    assert model["levels"][1]["tvdi"] <= model["levels"][0]["tvdi"]
+    with pytest.raises(SystemExit, match="does not train the second stage of a cascade"):
+        train_here(workspace, "nnUNetTrainerIMA", "HardenedTwo", "3d_second")
