@@ -3,6 +3,8 @@
 import csv
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -389,3 +391,26 @@ def test_a_single_case_has_no_order(ready: Workspace, tmp_path: Path, capsys: py
     assert row["case"] == split[0] and row["pairwise_dice"] == "" and 0 <= float(row["dice"]) <= 100
     assert "stands alone: a single case has no order" in told and "AURC judges an order of cases" in told
     assert "pairwise_dice is left out: to have it, name two folds or more with -f 0,1" in told
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("which", [("-f", "0,1"), ("--ensemble", "--mirroring")], ids=["pooled", "ensemble"])
+def test_two_processes_find_of_folds_what_one_finds(
+    ready: Workspace, unseen: tuple[Path, Path], tmp_path: Path, which: tuple[str, ...]
+) -> None:
+    images, labels = unseen
+    others = ("-i", str(images), "-gt", str(labels), "-f", "0,1") if "--ensemble" in which else ()
+    flags = ("--noise", "1,3", "--batch-size", "4", "--smallest", "--per-structure", *others, *which)
+    evaluated("-o", str(tmp_path / "one"), *flags)
+    launched = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+    model = ("-d", "902", "-p", "nnUNetPlansFolds", "-device", "cpu", "--steps", "3")
+    subprocess.run(
+        [*launched, "-m", "nnunet_ima.cli.eval", *model, "-o", str(tmp_path / "two"), *flags],
+        env=ready.environment | {"OMP_NUM_THREADS": str(torch.get_num_threads())},
+        check=True,
+        capture_output=True,
+    )
+    alone, together = (
+        json.loads(next((tmp_path / name).glob("*/results.json")).read_text())["models"] for name in ("one", "two")
+    )
+    assert together == alone
