@@ -23,7 +23,7 @@ from nnunet_ima.errors import UserError
 from nnunet_ima.evaluation.evaluate import Choice, Subject
 from nnunet_ima.evaluation.journal import Journal, Key
 from nnunet_ima.evaluation.noises import Target
-from nnunet_ima.evaluation.summary import finite, number, percent
+from nnunet_ima.evaluation.summary import finite, percent
 from nnunet_ima.metrics.indices import ADI, TVDI
 from nnunet_ima.metrics.statistics import case_interval
 from nnunet_ima.nnunet.ranks import dealt, gathered, rank, world_size
@@ -32,6 +32,8 @@ from nnunet_ima.segmentation.cases.slices import Slice
 ALPHA = 0.001
 """Probability, for each slice, that the certificate of one of its pixels is wrong."""
 THRESHOLDS = (0.75, 0.85, 0.95, 0.99)
+FOUND = ("clean", "counts", "abstained")
+"""What is kept of each slice, see `certified`."""
 GUESSES = 10
 """Answers that choose the class to be tested, apart from those that test it."""
 
@@ -79,47 +81,50 @@ def certify(subject: Subject, choice: Choice, sigma: float, samples: int, journa
             journal.add(keys[row], mine[keys[row]])
     for records in gathered(mine):
         known.update(records)
-    found = [known[key] for key in keys]
-    cases = [place.case for place in places]
+    slices = [
+        {"case": place.case, "slice": place.number} | {name: known[key][name] for name in FOUND}
+        for place, key in zip(places, keys, strict=True)
+    ]
+    return figures(slices, thresholds, {"sigma": sigma, "samples": samples, "alpha": ALPHA})
+
+
+def figures(slices: Sequence[dict[str, Any]], thresholds: Sequence[float], told: dict[str, Any]) -> dict[str, Any]:
+    """What is told with the figures of the smoothed model without noise, of each threshold, and the slices they come
+    from; slices: as `certified` gives them, with their "case"."""
+    cases = [one["case"] for one in slices]
     levels = []
     for column, threshold in enumerate(thresholds):
-        counts = np.asarray([one["counts"][column] for one in found], np.int64)
+        counts = np.asarray([one["counts"][column] for one in slices], np.int64)
         interval = case_interval(ADI, counts, cases)
         levels.append(
             {
                 "threshold": threshold,
-                "radius": radius(sigma, threshold),
+                "radius": radius(told["sigma"], threshold),
                 "adi": percent(interval.value),
                 "adi_interval": [percent(interval.low), percent(interval.high)],
                 "tvdi": percent(TVDI(counts)),
-                "abstained": finite(100 * float(np.mean([one["abstained"][column] for one in found]))),
+                "abstained": finite(100 * float(np.mean([one["abstained"][column] for one in slices]))),
             }
         )
-    clean = np.asarray([one["clean"] for one in found], np.int64)
-    told = {"sigma": sigma, "samples": samples, "alpha": ALPHA}
-    return told | {"adi": percent(ADI(clean)), "tvdi": percent(TVDI(clean)), "levels": levels}
+    clean = np.asarray([one["clean"] for one in slices], np.int64)
+    return told | {"adi": percent(ADI(clean)), "tvdi": percent(TVDI(clean)), "levels": levels, "slices": [*slices]}
 
 
-def pooled_certificate(parts: Sequence[dict[str, Any]], slices: Sequence[int]) -> dict[str, Any]:
-    """Of several folds: means over their slices, for the radii that all of them have. Intervals are those of each fold
-    alone."""
+def pooled_certificate(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Of several folds, whose cases differ: figures over all slices, for the radii that all folds have."""
     common = [
-        [next(level for level in part["levels"] if level["threshold"] == threshold) for part in parts]
+        threshold
         for threshold in THRESHOLDS
-        if all(threshold in {level["threshold"] for level in part["levels"]} for part in parts)
-    ]
-
-    def mean(rows: Sequence[dict[str, Any]], key: str) -> float:
-        return round(float(np.average([number(row[key]) for row in rows], weights=slices)), 4)
-
-    levels = [
-        {key: rows[0][key] for key in ("threshold", "radius")}
-        | {key: mean(rows, key) for key in ("adi", "tvdi", "abstained")}
-        | {"adi_interval": [None, None]}
-        for rows in common
+        if all(threshold in [level["threshold"] for level in part["levels"]] for part in parts)
     ]
     told = {key: parts[0][key] for key in ("sigma", "samples", "alpha")}
-    return told | {key: mean(parts, key) for key in ("adi", "tvdi")} | {"levels": levels}
+    return figures([one for part in parts for one in _columns(part, common)], common, told)
+
+
+def _columns(part: dict[str, Any], thresholds: Sequence[float]) -> list[dict[str, Any]]:
+    """The slices of a fold with what belongs to these thresholds."""
+    rows = [row for row, level in enumerate(part["levels"]) if level["threshold"] in thresholds]
+    return [one | {key: [one[key][row] for row in rows] for key in ("counts", "abstained")} for one in part["slices"]]
 
 
 def certified(

@@ -1,7 +1,6 @@
 """Several folds, each attacked on the cases that it has not seen, as one: cross-validated robustness."""
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +60,7 @@ def pooled(
     add_pooled_ssim(summary, summaries)
     on_request: dict[str, Callable[[list[Any]], Any]] = {
         "strong_sample": pooled_sample,
-        "certified": partial(pooled_certificate, slices=slices),
+        "certified": pooled_certificate,
         "smallest": pooled_smallest,
         "audit": _worst_checks,
     }

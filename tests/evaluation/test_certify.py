@@ -13,8 +13,10 @@ from nnunet_ima.evaluation.certify import (
     ALPHA,
     certain_counts,
     certified,
+    figures,
     holds,
     holm,
+    pooled_certificate,
     radius,
     reachable,
     samples_needed,
@@ -114,3 +116,20 @@ def test_an_abstaining_pixel_is_an_error_for_both() -> None:
     valid: Any = torch.ones(1, 1, 4, dtype=torch.bool)
     both = [certain_counts(positive, sure, torch.full((1, 1, 4), one), valid) for one in (True, False)]
     assert both == [[[1, 0, 3]], [[0, 3, 0]]]
+
+
+def test_folds_are_pooled_slice_by_slice() -> None:
+    """At the radii that all of them have, with intervals over all cases."""
+    told = {"sigma": 1.0, "samples": 100, "alpha": ALPHA}
+    rows: list[dict[str, Any]] = [
+        {"case": case, "slice": 0, "clean": [[9, 1, 0]], "counts": [[[8, tp, 2]], [[4, 0, 6]]], "abstained": [0.1, 0.5]}
+        for case, tp in (("a", 0), ("b", 2), ("c", 4))
+    ]
+    one = figures(rows[:2], (0.75, 0.85), told)
+    other = figures([rows[2] | {"counts": rows[2]["counts"][:1], "abstained": [0.1]}], (0.75,), told)
+    together = pooled_certificate([one, other])
+    assert [level["threshold"] for level in together["levels"]] == [0.75]
+    shortened = [row | {"counts": row["counts"][:1], "abstained": row["abstained"][:1]} for row in rows]
+    assert together == figures(shortened, (0.75,), told)
+    low, high = together["levels"][0]["adi_interval"]
+    assert low < together["levels"][0]["adi"] < high
