@@ -13,7 +13,7 @@ SCORE_NAMES = ("pairwise_dice", "plain_dice", "smallest_noise")
 def parser() -> argparse.ArgumentParser:
     result = argparse.ArgumentParser(
         prog="nnunet-ima-check-predictions",
-        description="Puts the cases of a trained 2D nnU-Net model in the order in which their segmentations should be "
+        description="Puts the cases of a trained nnU-Net model in the order in which their segmentations should be "
         "checked: by scores that need no reference. Where there are references it also tells how well each score "
         "finds the bad ones.",
     )
@@ -26,7 +26,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _add_models(group: Any) -> None:
-    group.add_argument("-c", metavar="CONFIGURATION", help="[OPTIONAL] 2D configuration")
+    group.add_argument("-c", metavar="CONFIGURATION", help="[OPTIONAL] configuration, like 3d_fullres; default: 2D")
     group.add_argument(
         "-f",
         nargs="+",
