@@ -141,7 +141,6 @@ def test_slices_and_volumes_on_one_footing(
             ("-c", "3d_fullres", "--noise", "5", "--slices", "all"),
             r"--slices all is for 2D models, of .* whole cases count",
         ),
-        (("-c", "3d_fullres", "--noise", "5", "--attack", "square"), "--attack square draws squares on slices and"),
         (("-c", "2d,3d_fullres", "--noise", "5"), "--noise would put less noise on the voxels of .* --rms"),
         (
             ("-c", "3d_fullres", "--noise", "5", "--corruptions", "blur", "--calibrated"),

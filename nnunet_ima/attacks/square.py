@@ -1,7 +1,11 @@
-"""Square Attack with one noise level per sample: random search without gradients (Andriushchenko et al., ECCV 2020)."""
+"""Square Attack with one noise level per sample: random search without gradients (Andriushchenko et al., ECCV 2020).
+
+The paper attacks images; in volumes cubes take the place of its squares. Comments speak of images.
+"""
 
 import math
 from dataclasses import dataclass
+from itertools import product
 
 import torch
 from torch import Tensor
@@ -21,16 +25,17 @@ def square(
 ) -> Tensor:
     """The worst point that random search with squares finds within `steps` forwards, per sample.
 
-    Arguments and result as for `pgd`; `x` must be images (N, C, H, W). A candidate is kept where it is worse than all
-    before it (badness, then loss), so that only the model's outputs are asked for, never a gradient.
+    Arguments and result as for `pgd`; `x` must be images (N, C, H, W) or volumes (N, C, Z, H, W). A candidate is kept
+    where it is worse than all before it (badness, then loss), so that only the model's outputs are asked for, never a
+    gradient.
 
     common: objective, norm, bounds and generator, see `Common`.
     """
     threat = Threat.of(**common)
     if steps < 1:
         raise ValueError(f"steps must be at least 1, got {steps}.")
-    if x.ndim != 4:
-        raise ValueError(f"x must be images of the shape (N, C, H, W), got {tuple(x.shape)}.")
+    if x.ndim not in (4, 5):
+        raise ValueError(f"x must be images (N, C, H, W) or volumes (N, C, Z, H, W), got the shape {tuple(x.shape)}.")
     x = x.detach()
     radius = ball.per_sample(epsilon, x, "epsilon")
     draws = ball.generators(x, threat.generator)
@@ -56,9 +61,9 @@ def square(
 def _side(progress: float, shape: torch.Size) -> int:
     """Side of the squares: their area is halved at the paper's nine points of the search (Sec. 3.1)."""
     passed = sum(progress > at for at in (0.001, 0.005, 0.02, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8))
-    height, width = shape[2:]
-    side = round(math.sqrt(SHARE / 2**passed * height * width))
-    return min(max(side, 1), height, width)
+    sides = shape[2:]
+    side = round((SHARE / 2**passed * math.prod(sides)) ** (1 / len(sides)))
+    return int(min([max(side, 1), *sides]))
 
 
 def _integer(below: int, generator: torch.Generator) -> int:
@@ -70,7 +75,12 @@ def _signs(count: int, generator: torch.Generator) -> list[int]:
 
 
 def _corner(shape: torch.Size, side: int, generator: torch.Generator) -> list[int]:
-    return [_integer(shape[1] - side + 1, generator), _integer(shape[2] - side + 1, generator)]
+    return [_integer(length - side + 1, generator) for length in shape[1:]]
+
+
+def _spread(values: Tensor, like: Tensor) -> Tensor:
+    """(N, C) with spatial axes of length 1, as many as `like` has."""
+    return values.reshape(*values.shape, *[1] * (like.ndim - 2))
 
 
 @dataclass
@@ -85,7 +95,7 @@ class _Search:
 
     @staticmethod
     def draw(shape: torch.Size, side: int, at_start: bool, generator: torch.Generator) -> list[int]:
-        """The random numbers of one sample (C, H, W), whole and as many for each."""
+        """The random numbers of one sample (C, H, W), whole and as many for each sample."""
         raise NotImplementedError
 
     def begun(self) -> Tensor:
@@ -96,33 +106,39 @@ class _Search:
         """The next ones."""
         raise NotImplementedError
 
-    def _window(self, corner: Tensor, side: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def _window(self, corner: Tensor, side: int) -> tuple[Tensor, ...]:
         """Index of a square of each sample and all its channels; corner: (N, 2), top and left."""
         count, channels = self.delta.shape[:2]
         reach = torch.arange(side, device=corner.device)
-        samples = torch.arange(count, device=corner.device).view(-1, 1, 1, 1)
-        every = torch.arange(channels, device=corner.device).view(1, -1, 1, 1)
-        return samples, every, (corner[:, :1] + reach)[:, None, :, None], (corner[:, 1:] + reach)[:, None, None, :]
+        samples = torch.arange(count, device=corner.device)[:, None]
+        every = torch.arange(channels, device=corner.device)[None]
+        axes = corner.shape[1]
+        within = [
+            (start[:, None] + reach).view(count, 1, *[1] * axis, side, *[1] * (axes - 1 - axis))
+            for axis, start in enumerate(corner.unbind(1))
+        ]
+        return _spread(samples, self.delta), _spread(every, self.delta), *within
 
 
 class _Linf(_Search):
     @staticmethod
     def draw(shape: torch.Size, side: int, at_start: bool, generator: torch.Generator) -> list[int]:
         if at_start:
-            return _signs(shape[0] * shape[2], generator)
+            return _signs(shape[0] * shape[-1], generator)
         return [*_corner(shape, side, generator), *_signs(shape[0], generator)]
 
     def begun(self) -> Tensor:
         """Vertical stripes of +-epsilon, one pixel wide."""
-        count, channels, _, width = self.delta.shape
-        stripes = self.numbers.to(self.delta).view(count, channels, 1, width)
+        count, channels, *others, width = self.delta.shape
+        stripes = self.numbers.to(self.delta).view(count, channels, *[1] * len(others), width)
         return ball.broadcast(self.epsilon, self.delta) * stripes.expand_as(self.delta)
 
     def moved(self) -> Tensor:
         """One square set to +-epsilon, a sign per channel."""
         new = self.delta.clone()
-        corner, signs = self.numbers[:, :2], self.numbers[:, 2:].to(new)
-        new[self._window(corner, self.side)] = (self.epsilon[:, None] * signs)[..., None, None]
+        axes = new.ndim - 2
+        corner, signs = self.numbers[:, :axes], self.numbers[:, axes:].to(new)
+        new[self._window(corner, self.side)] = _spread(self.epsilon[:, None] * signs, new)
         return new
 
 
@@ -130,11 +146,13 @@ class _L2(_Search):
     @staticmethod
     def draw(shape: torch.Size, side: int, at_start: bool, generator: torch.Generator) -> list[int]:
         if at_start:
-            bumps = len(_grid(shape))
-            return [number for _ in range(bumps) for number in (*_signs(shape[0], generator), _integer(2, generator))]
+            bumps, axes = len(_grid(shape)), len(shape) - 1
+            return [
+                number for _ in range(bumps) for number in (*_signs(shape[0], generator), _integer(axes, generator))
+            ]
         side = _l2_side(shape, side)
         corners = [*_corner(shape, side, generator), *_corner(shape, side, generator)]
-        return [*corners, *_signs(shape[0], generator), _integer(2, generator)]
+        return [*corners, *_signs(shape[0], generator), _integer(len(shape) - 1, generator)]
 
     def begun(self) -> Tensor:
         """A grid of five by five bumps of random signs, scaled to the noise level."""
@@ -142,67 +160,69 @@ class _L2(_Search):
         shape = new.shape[1:]
         side = _grid_side(shape)
         drawn = self.numbers.view(len(new), -1, shape[0] + 1)
-        for number, (top, left) in enumerate(_grid(shape)):
+        for number, corner in enumerate(_grid(shape)):
             signs, lying = drawn[:, number, :-1].to(new), drawn[:, number, -1]
-            new[:, :, top : top + side, left : left + side] = signs[..., None, None] * _bumps(lying, side, new)
+            everywhere = slice(None)
+            window = (everywhere, everywhere, *(slice(start, start + side) for start in corner))
+            new[window] = _spread(signs, new) * _bumps(lying, side, new)
         return new * ball.broadcast(self.epsilon / ball.size(new, "l2").clamp_min(1e-12), new)
 
     def moved(self) -> Tensor:
         """The noise within one window, and all that the budget still allows, moved into a bump in another (Alg. 3)."""
         delta, channels = self.delta, self.delta.shape[1]
-        side = _l2_side(delta.shape[1:], self.side)
-        into, out = (self._window(self.numbers[:, at : at + 2], side) for at in (0, 2))
+        spatial = tuple(range(2, delta.ndim))
+        axes, side = len(spatial), _l2_side(delta.shape[1:], self.side)
+        into, out = (self._window(self.numbers[:, at : at + axes], side) for at in (0, axes))
         emptied = delta.clone()
         emptied[into], emptied[out] = 0.0, 0.0
         # What both windows held, and what was unused, is free to spend.
         unused = (self.epsilon.square() - delta.square().flatten(1).sum(1)).clamp_min(0)[:, None] / channels
-        freed = delta.square().sum((2, 3)) - emptied.square().sum((2, 3))
-        signs, lying = self.numbers[:, 4:-1].to(delta), self.numbers[:, -1]
-        bump = _unit(delta[into]) + signs[..., None, None] * _bumps(lying, side, delta)
-        emptied[into] = _unit(bump) * (freed.clamp_min(0) + unused).sqrt()[..., None, None]
+        freed = delta.square().sum(spatial) - emptied.square().sum(spatial)
+        signs, lying = self.numbers[:, 2 * axes : -1].to(delta), self.numbers[:, -1]
+        bump = _unit(delta[into]) + _spread(signs, delta) * _bumps(lying, side, delta)
+        emptied[into] = _unit(bump) * _spread((freed.clamp_min(0) + unused).sqrt(), delta)
         return emptied
 
 
 def _unit(windows: Tensor) -> Tensor:
     """Each channel (N, C, side, side) with the norm 1, or 0 where it is 0."""
     lengths: Tensor = windows.flatten(2).norm(dim=2).clamp_min(1e-12)
-    return windows / lengths[..., None, None]
+    return windows / _spread(lengths, windows)
 
 
 def _l2_side(shape: torch.Size, side: int) -> int:
-    return min(max(side, 3), shape[1], shape[2])
+    return int(min([max(side, 3), *shape[1:]]))
 
 
 def _grid_side(shape: torch.Size) -> int:
     return max(1, min(shape[1:]) // 5)
 
 
-def _grid(shape: torch.Size) -> list[tuple[int, int]]:
+def _grid(shape: torch.Size) -> list[tuple[int, ...]]:
     """Corners (top, left) of the bumps that the search begins with."""
     side = _grid_side(shape)
-    tops, lefts = (range(0, length - side + 1, side) for length in shape[1:])
-    return [(top, left) for top in tops for left in lefts]
+    return list(product(*(range(0, length - side + 1, side) for length in shape[1:])))
 
 
 def _bumps(lying: Tensor, side: int, like: Tensor) -> Tensor:
-    """(N, 1, side, side), L2 norm 1: two pyramids of opposite sign side by side, upright, or lying where told so, (N,)
-    0 or 1."""
-    half = side // 2
-    pattern = torch.zeros(side, side)
+    """(N, 1, side, side), L2 norm 1: two pyramids of opposite sign side by side along the axis that is told, (N,) 0 or
+    1."""
+    half, axes = side // 2, like.ndim - 2
+    rest = [side] * (axes - 1)
+    pattern = torch.zeros(side, *rest)
     if half:
-        pattern[:half] = _pyramid(half, side)
-    pattern[half:] = -_pyramid(side - half, side)
-    both = torch.stack([pattern, pattern.T])
-    both = (both / ball.broadcast(ball.size(both, "l2"), both)).to(like.device, non_blocking=True)
-    return both[lying][:, None]
+        pattern[:half] = _pyramid(half, *rest)
+    pattern[half:] = -_pyramid(side - half, *rest)
+    every = torch.stack([pattern.movedim(0, axis) for axis in range(axes)])
+    every = (every / ball.broadcast(ball.size(every, "l2"), every)).to(like.device, non_blocking=True)
+    return every[lying][:, None]
 
 
-def _pyramid(height: int, width: int) -> Tensor:
+def _pyramid(*sides: int) -> Tensor:
     """Rings around the centre; ring number k adds 1 / (k + 1)^2 to everything inside of it."""
-    rows = (torch.arange(height) - height // 2).abs()[:, None]
-    columns = (torch.arange(width) - width // 2).abs()[None]
-    ring = torch.maximum(rows, columns)
-    steps = 1.0 / torch.arange(1, max(height, width) + 1).square()
+    offsets = torch.meshgrid(*((torch.arange(side) - side // 2).abs() for side in sides), indexing="ij")
+    ring = torch.stack(offsets).amax(0)
+    steps = 1.0 / torch.arange(1, max(sides) + 1).square()
     # A pixel at ring r lies inside the rings r, r + 1, ..., the last.
     total: Tensor = steps.flip(0).cumsum(0).flip(0)
     return total[ring]

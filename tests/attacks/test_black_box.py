@@ -40,14 +40,18 @@ def test_what_has_no_gradient_is_crossed_all_the_same(attack: Callable[..., Tens
     assert (ball.size(found - x, norm) <= radius * (1 + 1e-5)).all()
 
 
+@pytest.mark.parametrize(("shape", "share"), [(SHAPE, 0.55), ((1, 5, 5, 5), 0.45)], ids=["image", "volume"])
 @pytest.mark.parametrize("norm", ["l2", "linf"])
-def test_square_comes_near_the_best_point_of_a_linear_model(norm: ball.Norm) -> None:
-    model = linear_model(SHAPE)
-    x = at_distances(model, SHAPE, [1.0], norm)
+def test_square_comes_near_the_best_point_of_a_linear_model(
+    norm: ball.Norm, shape: tuple[int, ...], share: float
+) -> None:
+    """Less near in a volume, whose smallest cube has three times as many voxels as the square has pixels."""
+    model = linear_model(shape)
+    x = at_distances(model, shape, [1.0], norm)
     y = model.label(x)
     found = square(model, x, y, 0.5, objective=Margin(), norm=norm, steps=3000, generator=generators([3]))
     moved = (model.score(found) - model.score(x)).abs() / (model.score(x).abs() / 1.0)
-    assert 0.5 * 0.55 <= moved.item() <= 0.5 * (1 + 1e-4)
+    assert 0.5 * share <= moved.item() <= 0.5 * (1 + 1e-4)
 
 
 def test_spsa_estimates_the_gradient() -> None:
@@ -86,19 +90,30 @@ def test_square_asks_once_per_step_and_stops_where_nothing_is_left() -> None:
 
 @pytest.mark.parametrize("side", [1, 2, 3, 7, 8])
 def test_bumps_have_norm_one_and_two_signs(side: int) -> None:
-    bumps = _bumps(torch.tensor([0, 1]), side, torch.empty(0))
+    bumps = _bumps(torch.tensor([0, 1]), side, torch.empty(1, 1, side, side))
     assert bumps.shape == (2, 1, side, side) and bumps.flatten(1).norm(dim=1).tolist() == pytest.approx([1, 1])
     assert side == 1 or ((bumps.amin((1, 2, 3)) < 0).all() and (bumps.amax((1, 2, 3)) > 0).all())
     torch.testing.assert_close(bumps[1, 0], bumps[0, 0].T)
 
 
+def test_bumps_of_a_volume_lie_along_each_axis() -> None:
+    bumps = _bumps(torch.tensor([0, 1, 2]), 6, torch.empty(1, 1, 6, 6, 6))
+    assert bumps.shape == (3, 1, 6, 6, 6) and bumps.flatten(1).norm(dim=1).tolist() == pytest.approx([1, 1, 1])
+    for axis, bump in enumerate(bumps[:, 0]):
+        halves = bump.split(3, axis)
+        assert (halves[0] > 0).all() and (halves[1] < 0).all()
+
+
 def test_squares_shrink_and_fit_the_image() -> None:
     sides = [_side(progress, torch.Size((1, 1, 30, 20))) for progress in (0, 0.01, 0.1, 0.5, 0.9)]
+    assert _side(0, torch.Size((1, 1, 30, 20, 40))) == 20 and _side(0.9, torch.Size((1, 1, 30, 20, 40))) == 3
     assert sides[0] == 20 and sides == sorted(sides, reverse=True) and sides[-1] >= 1
 
 
 def test_bad_arguments_are_named() -> None:
-    with pytest.raises(ValueError, match=r"x must be images of the shape \(N, C, H, W\), got \(1, 4\)"):
+    with pytest.raises(
+        ValueError, match=r"x must be images \(N, C, H, W\) or volumes \(N, C, Z, H, W\), got .* \(1, 4\)"
+    ):
         square(Curved(4), torch.zeros(1, 4), torch.zeros(1, dtype=torch.long), 1.0)
     x, y = torch.zeros(2, *SHAPE), torch.zeros(2, dtype=torch.long)
     with pytest.raises(ValueError, match="one per sample"):
