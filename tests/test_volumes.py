@@ -15,6 +15,7 @@ from nnunet_ima.cli.check_predictions import check_predictions
 from nnunet_ima.cli.eval import evaluate
 from nnunet_ima.cli.plan import plan
 from nnunet_ima.errors import UserError
+from nnunet_ima.evaluation.calibration import TARGETS, TOLERANCE
 from nnunet_ima.metrics.indices import average_dice_index
 from nnunet_ima.nnunet.trainer_search import DISCOVERY
 from tests.conftest import Workspace, train_here, use_folders
@@ -63,8 +64,11 @@ def test_a_volume_is_a_sample(ready: Workspace, tmp_path: Path) -> None:
         "2",
         "--corruptions",
         "blur",
+        "--calibrated",
     )
     model = evaluated(tmp_path, *flags)["models"][0]
+    blur = model["corruptions"]["blur"]["levels"]
+    assert all(level["ssim"] == pytest.approx(TARGETS[level["severity"]], abs=TOLERANCE) for level in blur[1:])
     assert (model["sample"], model["slices"], model["cases"]) == ("volume", 2, 2)
     assert [level["noise"] for level in model["levels"]] == [0, 20]
     shape = (11, 64, 64)
@@ -142,10 +146,6 @@ def test_slices_and_volumes_on_one_footing(
             r"--slices all is for 2D models, of .* whole cases count",
         ),
         (("-c", "2d,3d_fullres", "--noise", "5"), "--noise would put less noise on the voxels of .* --rms"),
-        (
-            ("-c", "3d_fullres", "--noise", "5", "--corruptions", "blur", "--calibrated"),
-            "--calibrated goes by slices and cannot",
-        ),
         (("-c", "3d_fullres", "--noise", "5", "--per", "patch", "--volumes"), "--per patch gives the voxels of"),
         (("-c", "2d", "--noise", "5", "--per", "patch"), "--per patch is for 3D models, a 2D model is attacked slice"),
         (("-c", "3d_fullres", "--rms", "0.1", "--audit"), "--rms goes without --audit"),

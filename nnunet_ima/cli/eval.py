@@ -80,8 +80,6 @@ def _check_dimensions(models: list[Any], args: argparse.Namespace) -> None:
         raise UserError("--per patch is for 3D models, a 2D model is attacked slice by slice: leave it out.")
     if args.per == "patch" and (args.volumes or args.save_volumes):
         raise UserError("--per patch gives the voxels of overlapping patches several noises: leave --volumes out.")
-    if volumes and args.calibrated:
-        raise UserError(f"--calibrated goes by slices and cannot calibrate noise for {volumes[0]}: leave it out.")
     if 0 < len(volumes) < len(models) and not args.rms:
         raise UserError(
             f"--noise would put less noise on the voxels of {volumes[0]} than on the pixels of the 2D models: give "

@@ -25,7 +25,7 @@ from nnunet_ima.segmentation.cases.slices import Slice
 TARGETS = dict(zip(SEVERITIES, (0.95, 0.9, 0.85, 0.75, 0.65), strict=True))
 """SSIM at the severities: all corruptions of MRI reach these on D4 and Sunnybrook, lower ones they do not. The
 strongest spikes leave 0.63, for TorchIO draws none for about half of the slices."""
-SLICES = 32
+SLICES, VOLUMES = 32, 4
 SMALLEST_SIDE = 16
 """Pixels of the slices that are measured: the widest blur that is tried needs so many, SSIM 11."""
 TOLERANCE = 0.01
@@ -61,13 +61,26 @@ class Sample:
 
 
 def sample_of(subject: Subject) -> Sample:
-    """A seeded sample of the slices that are evaluated; those too small to be measured are left out."""
+    """A seeded sample of the slices that are evaluated; those too small to be measured are left out. Of volumes and
+    patches some planes, with random numbers of their own: noise is made plane by plane."""
     slices = subject.slices
-    large = [place for place in slices.places if min(slices.own_shape(place)) >= SMALLEST_SIDE]
-    drawn = np.random.default_rng(subject.settings.seed).choice(len(large), min(SLICES, len(large)), replace=False)
+    are_slices = slices.unit == "slice"
+    large = [place for place in slices.places if min(slices.own_shape(place)[-2:]) >= SMALLEST_SIDE]
+    count = min(SLICES if are_slices else VOLUMES, len(large))
+    drawn = np.random.default_rng(subject.settings.seed).choice(len(large), count, replace=False)
     places = [large[row] for row in sorted(drawn.tolist())]
-    shapes = [slices.own_shape(place) for place in places]
-    return Sample(subject.target, slices.read(places), shapes, subject.seeds(places))
+    items, shapes = slices.read(places), [slices.own_shape(place)[-2:] for place in places]
+    if not are_slices:
+        of_each = [_planes(item, SLICES // VOLUMES) for item in items]
+        shapes = [shape for shape, planes in zip(shapes, of_each, strict=True) for _ in planes]
+        items = [plane for planes in of_each for plane in planes]
+    return Sample(subject.target, items, shapes, subject.seeds(items))
+
+
+def _planes(item: Slice, count: int) -> list[Slice]:
+    """So many planes across the first axis, evenly spread."""
+    rows = np.unique(np.linspace(0, item.image.shape[1] - 1, count).round().astype(int)).tolist()
+    return [Slice(f"{item.case} {item.number}", row, item.image[:, row], item.reference[:, row]) for row in rows]
 
 
 def calibrate(subject: Subject, choice: Choice, journal: Journal) -> Amounts:
