@@ -13,7 +13,9 @@ from PIL import Image
 
 from nnunet_ima.cli.check_predictions import check_predictions
 from nnunet_ima.cli.eval import evaluate
+from nnunet_ima.cli.ladder import ladder
 from nnunet_ima.cli.plan import plan
+from nnunet_ima.cli.soup import soup
 from nnunet_ima.errors import UserError
 from nnunet_ima.evaluation.calibration import TARGETS, TOLERANCE
 from nnunet_ima.metrics.indices import average_dice_index
@@ -29,7 +31,7 @@ def hardened(workspace: Workspace, in_3d: Workspace) -> Iterator[Workspace]:
     """A 3D model and a 2D model of the same cases, trained for a moment."""
     shutil.rmtree(workspace.results, ignore_errors=True)
     settings = ("-d", "D902", "--noise-max", "8", "--threshold", "0", "--epochs", "1", "--iterations", "2")
-    short = ("--val-iterations", "1", "--steps", "2", "--batch-size", "2")
+    short = ("--val-iterations", "1", "--steps", "2", "--batch-size", "2", "--ladder", "1")
     with pytest.MonkeyPatch.context() as patch:
         use_folders(workspace, patch)
         for configuration, name in (("3d_fullres", "nnUNetPlansVolumes"), ("2d", "nnUNetPlansSlices")):
@@ -187,3 +189,18 @@ def test_predictions_of_volumes_are_put_in_order(ready: Workspace, tmp_path: Pat
     )
     with (tmp_path / "check" / "cases.csv").open() as file:
         assert {"case", "smallest_noise"} <= set(next(csv.reader(file)))
+
+
+@pytest.mark.slow
+def test_the_ladder_and_the_dial_of_volumes(ready: Workspace, tmp_path: Path) -> None:
+    """A mix of a model with itself has the same Dice at every share."""
+    told = ["-d", "902", "-c", "3d_fullres", "-tr", "nnUNetTrainerIMA", "-p", "nnUNetPlansVolumes", "-f", "0"]
+    measured = ["--noise", "20", "--steps", "2", "--attack", "pgd", "--cases", "heldout", "-device", "cpu"]
+    ladder([*told, *measured, "--keep", "0"])
+    fold = ready.results / VOLUMES / "fold_0"
+    with (fold / "ladder.csv").open() as file:
+        assert len(list(csv.DictReader(file))) == 1
+    soup([*told, *measured, "--plain", str(fold / "checkpoint_ladder_001.pth"), "-o", str(tmp_path / "mixed")])
+    with (tmp_path / "mixed" / "soup.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 9 and len({(row["0"], row["20"]) for row in rows}) == 1

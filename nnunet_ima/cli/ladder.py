@@ -35,7 +35,7 @@ def parser() -> argparse.ArgumentParser:
 
 def add_model(group: Any) -> None:
     """The flags that say which trained model of a data set."""
-    group.add_argument("-c", default="2d", metavar="CONFIGURATION", help="[OPTIONAL] 2D configuration; default: 2d")
+    group.add_argument("-c", default="2d", metavar="CONFIGURATION", help="[OPTIONAL] configuration; default: 2d")
     group.add_argument("-f", metavar="FOLD", help="[OPTIONAL] fold; default: that of the newest checkpoint")
     group.add_argument(
         "-tr", default="nnUNetTrainerIMA", metavar="TRAINER", help="[OPTIONAL] trainer; default: nnUNetTrainerIMA"
