@@ -13,6 +13,7 @@ import pytest
 from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
+from nnunet_ima.cli.plan import plan
 from nnunet_ima.errors import UserError
 from nnunet_ima.report.preview import _magnification, _planes, _samples, _shown, preview
 from nnunet_ima.segmentation.cases.intensities import _slope, original_units, raw_files, root_mean_square
@@ -153,29 +154,19 @@ def test_other_file_formats_are_refused(in_process: Workspace, tmp_path: Path) -
         preview(in_process.plans(), "2d", _dataset_json(in_process), in_process.preprocessed, [1], tmp_path / "a.gif")
 
 
-def test_the_command_draws_and_then_writes_the_plans(workspace: Workspace) -> None:
-    target = workspace.preprocessed / "nnUNetPlansSeen.json"
-    refused = workspace.run("nnunet-ima-plan", "-d", "902", "-o", target.stem, "--preview", "a.gif", check=False)
-    assert refused.returncode == 1 and "--preview a.gif" in refused.stderr and not target.exists()
-    done = workspace.run("nnunet-ima-plan", "-d", "902", "-o", target.stem, "--preview", "seen.png", "--noise", "1,4")
-    assert "Wrote seen.png" in done.stdout and target.is_file()
-    assert (workspace.folder / "seen.png").read_bytes().startswith(b"\x89PNG")
+def test_the_command_draws_and_then_writes_the_plans(in_process: Workspace, tmp_path: Path) -> None:
+    target = in_process.preprocessed / "nnUNetPlansSeen.json"
+    told = ["-d", "902", "-o", target.stem, "--noise", "1,4", "--preview"]
+    with pytest.raises(UserError, match=r"--preview a\.gif"):
+        plan([*told, "a.gif"])
+    assert not target.exists()
+    plan([*told, str(tmp_path / "seen.png")])
+    assert (tmp_path / "seen.png").read_bytes().startswith(b"\x89PNG")
+    target.unlink()
 
 
-def test_a_model_that_is_not_there_is_said_in_one_sentence(workspace: Workspace) -> None:
-    done = workspace.run(
-        "nnunet-ima-plan",
-        "-d",
-        "902",
-        "-o",
-        "nnUNetPlansNever",
-        "--preview",
-        "b.png",
-        "-tr",
-        "nnUNetTrainerNobody",
-        "-device",
-        "cpu",
-        check=False,
-    )
-    assert done.returncode == 1 and done.stderr.count("\n") == 1 and "-tr nnUNetTrainerNobody" in done.stderr
-    assert not (workspace.preprocessed / "nnUNetPlansNever.json").exists()
+def test_a_model_that_is_not_there_is_named(in_process: Workspace, tmp_path: Path) -> None:
+    told = ["-d", "902", "-o", "nnUNetPlansNever", "--preview", str(tmp_path / "b.png"), "-device", "cpu"]
+    with pytest.raises(UserError, match="-tr nnUNetTrainerNobody"):
+        plan([*told, "-tr", "nnUNetTrainerNobody"])
+    assert not (in_process.preprocessed / "nnUNetPlansNever.json").exists() and not list(tmp_path.iterdir())
