@@ -89,22 +89,13 @@ def test_evaluation_alone_compares_the_models_trained_last(trained: Workspace) -
             assert f"{level['adi']:.2f}" in done.stdout and f"{level['tvdi']:.2f}" in done.stdout
 
 
-def test_an_output_folder_that_cannot_be_written_is_said_first(trained: Workspace, tmp_path: Path) -> None:
+def test_an_output_folder_that_cannot_be_written_is_said_first(
+    ready: Workspace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "file").touch()
-    done = trained.run(
-        "nnunet-ima-eval",
-        "--noise",
-        "2",
-        "-d",
-        "902",
-        "-device",
-        "cpu",
-        "-o",
-        str(tmp_path / "file" / "out"),
-        check=False,
-    )
-    assert done.returncode == 1 and "Traceback" not in done.stderr and "Evaluating" not in done.stdout
-    assert "cannot be written to (Not a directory): name another folder with -o" in done.stderr
+    with pytest.raises(UserError, match=r"cannot be written to \(Not a directory\): name another folder with -o"):
+        evaluate(["--noise", "2", "-d", "902", "-device", "cpu", "-o", str(tmp_path / "file" / "out")])
+    assert not capsys.readouterr().out
 
 
 def test_setup_prints_a_line_that_makes_nnunet_find_the_trainers(workspace: Workspace) -> None:

@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 import torch
 
+from nnunet_ima.cli.export import export
+from nnunet_ima.errors import UserError
 from nnunet_ima.nnunet.trainer_search import DISCOVERY
 from tests.conftest import DATASET, Workspace, train_here
 
@@ -190,18 +192,21 @@ def _refused(done: subprocess.CompletedProcess[str], folder: Path) -> str:
     return done.stderr
 
 
-def test_mistakes_are_one_sentence_and_leave_nothing(trained: Workspace, tmp_path: Path) -> None:
-    def export(*arguments: str) -> str:
-        return _refused(trained.run("nnunet-ima-export", "-d", "902", *arguments, check=False), tmp_path)
-
+def test_mistakes_are_one_sentence_and_leave_nothing(trained: Workspace, in_process: Workspace, tmp_path: Path) -> None:
     new = str(tmp_path / "new")
-    assert "holds no fold with a checkpoint_final.pth" in export("-p", "nnUNetPlansNobody", "-o", new)
-    assert "does not exist: choose another" in export("-p", "nnUNetPlansExport", "-f", "3", "-o", new)
+    told = ("nnunet-ima-export", "-d", "902", "-p", "nnUNetPlansNobody", "-o", new)
+    assert "holds no fold with a checkpoint_final.pth" in _refused(trained.run(*told, check=False), tmp_path)
+
+    def refused(message: str, *arguments: str) -> None:
+        with pytest.raises(UserError, match=message):
+            export(["-d", "902", "-p", "nnUNetPlansExport", *arguments])
+
+    refused("does not exist: choose another", "-f", "3", "-o", new)
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "something").touch()
-    assert f"-o {tmp_path / 'full'} exists" in export("-p", "nnUNetPlansExport", "-o", str(tmp_path / "full"))
+    refused(f"-o {tmp_path / 'full'} exists", "-o", str(tmp_path / "full"))
     whole = trained.results / MODEL / "fold_0" / "checkpoint_final.pth"
     half = whole.with_name("half.pth")
     half.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
-    assert "half.pth is damaged" in export("-p", "nnUNetPlansExport", "-chk", "half.pth", "-o", new)
-    assert not Path(new).exists()
+    refused("half.pth is damaged", "-chk", "half.pth", "-o", new)
+    assert not Path(new).exists() and not [left for left in tmp_path.iterdir() if left.name.startswith(".")]
