@@ -24,7 +24,7 @@ def test_held_out_cases_are_those_of_nnunets_split(in_process: Workspace) -> Non
 
 def test_missing_preprocessed_data_is_named(in_process: Workspace) -> None:
     with pytest.raises(UserError, match="nnUNetv2_plan_and_preprocess"):
-        held_out_cases(in_process.preprocessed, "nnUNetPlans_3d_fullres", "0")
+        held_out_cases(in_process.preprocessed, "nnUNetPlans_elsewhere", "0")
 
 
 def test_the_papers_parts_and_names() -> None:
