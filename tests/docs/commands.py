@@ -5,7 +5,12 @@ import os
 import re
 import shlex
 from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
 from typing import Any
+
+import nnunetv2
+from nnunetv2.utilities.find_class_by_name import recursive_find_python_class
 
 from nnunet_ima.errors import UserError
 from nnunet_ima.methods.method import settings_of
@@ -29,7 +34,6 @@ TOOLS = {"cd", "export", "git", "mypy", "mkdocs", "pre-commit", "pytest", "ruff"
 MODULES = {"build", "mkdocs", "pip", "pytest", "twine", "venv"}
 EXAMPLE = {"nnUNetTrainerJitter5", "jitter"}
 """The method that the how-to guide adds, tested in test_add_a_method.py."""
-STOCK = "nnUNetTrainer"
 
 
 def mistakes(command: str) -> Iterator[str]:
@@ -88,11 +92,18 @@ def _parsed(name: str, words: list[str]) -> Iterator[str]:
         yield from _names(told)
 
 
+@cache
+def is_stock(trainer: str) -> bool:
+    """Whether nnU-Net has a trainer of this name."""
+    folder = Path(nnunetv2.__path__[0]) / "training" / "nnUNetTrainer"
+    return recursive_find_python_class(str(folder), trainer, "nnunetv2.training.nnUNetTrainer") is not None
+
+
 def _names(told: argparse.Namespace) -> Iterator[str]:
     """Trainers, methods and settings that there are not."""
     given: dict[str, Any] = vars(told)
     for trainer in (given.get("tr") or "").split(","):
-        if trainer and trainer not in EXAMPLE and trainer != STOCK and trainer_named(trainer) is None:
+        if trainer and trainer not in EXAMPLE and not is_stock(trainer) and trainer_named(trainer) is None:
             yield f"there is no trainer {trainer}"
     if given.get("method") not in (None, *EXAMPLE, *methods()):
         yield f"there is no method {given['method']}"
