@@ -12,13 +12,12 @@ import torch
 from nnunet_ima.evaluation.evaluate import Choice, Subject
 from nnunet_ima.evaluation.journal import Journal
 from nnunet_ima.evaluation.noises import smallest_noise
-from nnunet_ima.evaluation.summary import finite, number
+from nnunet_ima.evaluation.summary import finite, number, quarters
 from nnunet_ima.evaluation.sweep import Sweep, sweep
 from nnunet_ima.files import replacing
 from nnunet_ima.metrics.indices import FAILURE_THRESHOLD, slice_dice
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
-QUARTERS = 4
 Profile = Mapping[str, Mapping[str, Sequence[Any]]]
 """By case: the numbers of its slices, the smallest noise of each (None: more than the largest), and the size of what is
 to be found there (pixels of the reference)."""
@@ -86,15 +85,13 @@ def figures(profile: Profile, largest: float, margins: Sequence[float] = ()) -> 
 
 def _by_size(profile: Profile, values: Any) -> list[dict[str, Any]]:
     sizes = np.asarray([size for one in profile.values() for size in one["pixels"]])
-    order = np.argsort(sizes, kind="stable")
     return [
         {
             "pixels": [int(sizes[rows[0]]), int(sizes[rows[-1]])],
             "slices": len(rows),
             "median": _finite_quantile(values[rows], 0.5),
         }
-        for rows in np.array_split(order, min(QUARTERS, len(order)) or 1)
-        if len(rows)
+        for rows in quarters(sizes)
     ]
 
 

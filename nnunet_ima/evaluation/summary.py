@@ -184,15 +184,20 @@ def size_quartiles(counts: NDArray[np.int64]) -> list[dict[str, Any]]:
     """ADI per noise level of the slices in quarters by the size of their structures (pixels of the reference, all
     classes): small structures break first, which a mean hides."""
     sizes = counts[0, :, :, [0, 2]].sum((0, 2))
-    order = np.argsort(sizes, kind="stable")
     return [
         {
             "pixels": [int(sizes[rows[0]]), int(sizes[rows[-1]])],
             "slices": len(rows),
             "adi": [percent(ADI(level[rows])) for level in counts],
         }
-        for rows in np.array_split(order, min(QUARTILES, len(order)))
+        for rows in quarters(sizes)
     ]
+
+
+def quarters(sizes: NDArray[Any]) -> list[NDArray[np.int64]]:
+    """The rows of each quarter by size, from small to large; fewer parts where there are fewer rows than quarters."""
+    order = np.argsort(sizes, kind="stable")
+    return [rows for rows in np.array_split(order, QUARTILES) if len(rows)]
 
 
 def per_slice_dice(found: Found) -> NDArray[np.float64]:

@@ -122,13 +122,19 @@ def _pictures(attacked: _Attacked, main: Found, row: int, item: Slice, name: str
         return [_picture(attacked, main, row, name, f"{name}: {item.case}, slice {item.number}")]
     result = []
     for axis in range(3):
-        others = tuple(other for other in range(4) if other != axis + 1)
-        number = int(attacked.reference.sum(others).argmax())
+        number = fullest_plane(attacked.reference, axis)
         place = "" if item.unit == "volume" else f", {item.unit} {item.number}"
         whole = "case" if item.unit == "volume" else item.unit
         title = f"{name}: {item.case}{place}, plane {number} of axis {axis} (Dice of the whole {whole})"
         result.append(_picture(attacked.plane(axis, number), main, row, f"{name}_{axis}", title))
     return result
+
+
+def fullest_plane(foreground: NDArray[np.bool_], axis: int) -> int:
+    """The number of the plane across an axis (0 to 2) that shows most of it; foreground: (Z, H, W) or (classes, Z, H,
+    W)."""
+    kept = foreground.ndim - 3 + axis
+    return int(foreground.sum(tuple(other for other in range(foreground.ndim) if other != kept)).argmax())
 
 
 def _picture(shown: _Attacked, main: Found, row: int, name: str, title: str) -> Picture:

@@ -18,6 +18,7 @@ from nnunet_ima.attacks import ball
 from nnunet_ima.attacks.pgd import pgd
 from nnunet_ima.errors import UserError
 from nnunet_ima.files import replacing
+from nnunet_ima.report.pictures import fullest_plane
 from nnunet_ima.segmentation.cases.intensities import original_units, raw_files, root_mean_square, unit_name
 from nnunet_ima.segmentation.cases.patches import Patches
 from nnunet_ima.segmentation.cases.slices import Slice, Slices
@@ -117,8 +118,7 @@ def _planes(shown: Shown, foreground: NDArray[np.bool_]) -> list[Shown]:
     """Of a patch the plane across each axis that shows the most foreground; foreground: (Z, H, W)."""
     result = []
     for axis in range(3):
-        others = tuple(other for other in range(3) if other != axis)
-        number = int(foreground.sum(others).argmax())
+        number = fullest_plane(foreground, axis)
         clean, *noisy = (one.plane(axis, number) for one in (shown.clean, *shown.noisy))
         title = f"{shown.item.case}, patch {shown.item.number}\nplane {number} of axis {axis}"
         result.append(replace(shown, title=title, clean=clean, noisy=noisy))
