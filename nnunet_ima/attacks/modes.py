@@ -5,6 +5,7 @@ from functools import cache
 from types import CodeType
 
 from torch import nn
+from torch._dynamo import OptimizedModule
 from torch.nn.modules.instancenorm import _InstanceNorm
 
 
@@ -18,6 +19,9 @@ def same_in_eval_mode(network: nn.Module) -> bool:
 
 
 def _asks_for_mode(module: nn.Module) -> bool:
+    if isinstance(module, OptimizedModule):
+        # It passes the mode on to the network that it wraps, whose modules are asked themselves.
+        return False
     if isinstance(module, _InstanceNorm):
         # It asks, and then normalises each sample by itself in both modes, unless it has running statistics.
         return bool(module.track_running_stats)

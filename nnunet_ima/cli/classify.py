@@ -4,7 +4,6 @@ import argparse
 import sys
 from dataclasses import fields, replace
 from datetime import datetime, timezone
-from importlib.metadata import version
 from pathlib import Path
 from shlex import quote
 from typing import Any
@@ -13,6 +12,7 @@ from nnunet_ima.cli.common import add_checkpoint, add_device, device_name, names
 from nnunet_ima.errors import UserError
 from nnunet_ima.files import check_writable
 from nnunet_ima.methods.registry import methods, parse_settings
+from nnunet_ima.versions import versions
 
 ATTACKS = ("random", "fgsm", "ifgsm", "pgd", "square", "strong", "ddn", "fmn")
 USUAL = ATTACKS[:4]
@@ -271,7 +271,7 @@ def _evaluate(args: argparse.Namespace) -> None:
         "steps": args.steps,
         "device": args.device,
         "command": " ".join(["nnunet-ima-classify", *(quote(part) for part in args.arguments)]),
-        "versions": {name: version(name) for name in ("nnunet-ima", "torch", "torchvision")},
+        "versions": versions("torch", "torchvision"),
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }
     evaluated = []

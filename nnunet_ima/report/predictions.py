@@ -3,7 +3,6 @@
 import json
 import math
 from collections.abc import Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from nnunet_ima.files import replacing
 from nnunet_ima.metrics.risk_coverage import risk_coverage
 from nnunet_ima.plots import new_figure, save
 from nnunet_ima.report.pages import new_environment
+from nnunet_ima.versions import versions
 
 FIRST = 5
 """So many cases are named at most."""
@@ -117,8 +117,7 @@ def write(folder: Path, rows: Sequence[Row], content: dict[str, Any]) -> None:
     content: `answer`, `by`, `judged` and what else `scores.json` holds.
     """
     write_cases(folder, rows, content["by"])
-    versions = {name: version(name) for name in ("nnunet-ima", "nnunetv2", "torch", "numpy")}
-    content = {**content, "versions": versions}
+    content = {**content, "versions": versions("nnunetv2", "torch", "numpy")}
     with replacing(folder / "scores.json") as path:
         path.write_text(json.dumps(content, indent=2) + "\n")
     with replacing(folder / "answer.md") as path:

@@ -4,7 +4,6 @@ import csv
 import json
 import math
 from collections.abc import Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from nnunet_ima.files import replacing
 from nnunet_ima.metrics.comparison import MEAN, WHOLE, compare
 from nnunet_ima.report.words import in_words_of
 from nnunet_ima.segmentation.cases.slices import PLURALS
+from nnunet_ima.versions import versions
 
 FIGURES = (("tvdi", "TVDI (%): Dice of all voxels"), ("adi", "ADI (%): mean Dice of the slices"))
 CASES = ("case_dice", "Dice of whole cases (%): all their attacked voxels together, mean of the cases")
@@ -27,7 +27,7 @@ def results(models: Sequence[dict[str, Any]], settings: dict[str, Any], run: dic
         "models": list(models),
         "comparisons": compare(models),
         "settings": settings,
-        "versions": {name: version(name) for name in ("nnunet-ima", "nnunetv2", "torch", "numpy")},
+        "versions": versions("nnunetv2", "torch", "numpy"),
         "run": run,
     }
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch._dynamo import OptimizedModule
 
-from nnunet_ima.attacks.buckets import bucketed
+from nnunet_ima.attacks.buckets import bucketed, eighths, halves
 from nnunet_ima.attacks.frozen import Model, frozen
 from nnunet_ima.attacks.modes import same_in_eval_mode
 from nnunet_ima.attacks.precision import attack_precision, training_pass_serves
@@ -211,9 +211,22 @@ class nnUNetTrainerMethod(nnUNetTrainerPlain):
         """
         return not self._is_compiled and not self._recomputes and same_in_eval_mode(self._inner_network)
 
+    def _bucket_sizes(self, largest: int) -> list[int] | None:
+        """The batch sizes that the network may meet; None: any. Every further size costs seconds on CUDA: cuDNN, which
+        nnU-Net tells to, times its algorithms for each."""
+        if self._is_compiled:
+            return halves(largest)
+        return eighths(largest) if self.device.type == "cuda" else None
+
     def _in_buckets(self, largest: int) -> Any:
-        """The inner network; a compiled one sees few batch sizes."""
-        return bucketed(self._inner_network, largest) if self._is_compiled else self._inner_network
+        sizes = self._bucket_sizes(largest)
+        return self._inner_network if sizes is None else bucketed(self._inner_network, sizes)
+
+    def _for_training(self, largest: int) -> Any:
+        """The network for training passes on some samples of a batch. Batch normalisation would count the copies that
+        fill a bucket in its statistics: such a network meets the batch as it is."""
+        inner = self._inner_network
+        return self._in_buckets(largest) if same_in_eval_mode(inner) else inner
 
     def _ima_loss(
         self, stock_loss: nn.Module, data: Tensor, ids: Sequence[SampleId | None], output: Any, target: Any
@@ -233,7 +246,7 @@ class nnUNetTrainerMethod(nnUNetTrainerPlain):
             objective,
             clean,
             clean.logits if shares else None,
-            self._in_buckets(len(data)),
+            self._for_training(len(data)),
             partial(self._open_attack, len(data)),
         )
         return self.ima.repeated_loss(batch) if self.ima_repeats else self.ima.step_loss(batch)

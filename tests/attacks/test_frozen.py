@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from nnunet_ima.attacks import bpgd, frequency, padam, pgd
-from nnunet_ima.attacks.buckets import bucketed
+from nnunet_ima.attacks.buckets import bucketed, eighths, halves
 from nnunet_ima.attacks.frozen import frozen
 from tests.models import Counting, Curved
 
@@ -126,27 +126,41 @@ def test_frozen_passes_plain_callables_through() -> None:
 
 
 @pytest.mark.parametrize(
-    ("largest", "sizes"), [(1, {1}), (2, {2}), (3, {2, 3}), (8, {2, 4, 8}), (12, {2, 3, 6, 12}), (20, {3, 5, 10, 20})]
+    ("sizes", "largest", "expected"),
+    [
+        (halves, 1, {1}),
+        (halves, 2, {2}),
+        (halves, 3, {2, 3}),
+        (halves, 8, {2, 4, 8}),
+        (halves, 12, {2, 3, 6, 12}),
+        (halves, 20, {3, 5, 10, 20}),
+        (eighths, 1, {1}),
+        (eighths, 3, {1, 2, 3}),
+        (eighths, 12, {2, 3, 5, 6, 8, 9, 11, 12}),
+        (eighths, 20, {3, 5, 8, 10, 13, 15, 18, 20}),
+    ],
 )
-def test_bucketed_gives_the_same_outputs_from_few_batch_sizes(largest: int, sizes: set[int]) -> None:
+def test_bucketed_gives_the_same_outputs_from_few_batch_sizes(
+    sizes: Callable[[int], list[int]], largest: int, expected: set[int]
+) -> None:
     counting = Counting(Curved(6))
-    run = bucketed(counting, largest)
+    run = bucketed(counting, sizes(largest))
     x = torch.randn(largest, 2, 3, generator=torch.Generator().manual_seed(0))
     for count in range(1, largest + 1):
         torch.testing.assert_close(run(x[:count]), counting.model(x[:count]))
-    assert set(counting.batches) == sizes
+    assert set(counting.batches) == expected
 
 
 def test_bucketed_does_not_cut_a_batch_larger_than_the_largest() -> None:
     counting = Counting(Curved(6))
-    assert len(bucketed(counting, 4)(torch.zeros(5, 6))) == 5
+    assert len(bucketed(counting, [4])(torch.zeros(5, 6))) == 5
     assert counting.batches == [5]
 
 
 def test_gradients_flow_through_bucketed_to_the_real_samples_only() -> None:
     counting = Counting(lambda x: x * 2)
     x = torch.ones(3, 2, requires_grad=True)
-    bucketed(counting, 8)(x).sum().backward()  # type: ignore[no-untyped-call]
+    bucketed(counting, halves(8))(x).sum().backward()  # type: ignore[no-untyped-call]
     assert counting.batches == [4]
     assert x.grad is not None
     assert x.grad.tolist() == [[2.0, 2.0]] * 3

@@ -1,5 +1,7 @@
 """Which networks compute the same in training as in evaluation: real layers, each compared with what it computes."""
 
+from typing import Any
+
 import pytest
 import torch
 from dynamic_network_architectures.building_blocks.regularization import DropPath
@@ -65,6 +67,12 @@ def test_a_layer_without_modes_is_found_the_same(layer: nn.Module) -> None:
 def test_a_layer_that_computes_something_else_in_training_is_found(layer: nn.Module) -> None:
     assert not same_in_eval_mode(nn.Sequential(nn.Identity(), nn.Sequential(layer)))
     assert not _computes_the_same(layer)
+
+
+@pytest.mark.parametrize("layer", [nn.InstanceNorm2d(4), nn.BatchNorm2d(4)], ids=_named)
+def test_a_compiled_network_is_what_it_wraps(layer: nn.Module) -> None:
+    compiled: Any = torch.compile(nn.Sequential(nn.Conv2d(4, 4, 1), layer), backend="eager")
+    assert same_in_eval_mode(compiled) == same_in_eval_mode(layer)
 
 
 def _computes_the_same(layer: nn.Module) -> bool:

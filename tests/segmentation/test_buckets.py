@@ -1,0 +1,76 @@
+"""Few batch sizes, as the network meets them on CUDA, where each further one costs seconds."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from nnunet_ima.attacks.buckets import eighths
+from nnunet_ima.segmentation.discovery import nnunet_ima_trainers
+from nnunet_ima.segmentation.trainer import nnUNetTrainerIMA, nnUNetTrainerMethod
+from tests.conftest import Workspace
+from tests.segmentation.ranks_worker import with_batch_norm
+from tests.segmentation.trainers import LABELS, QUICK, attack_from_the_first_step, batches, copied, narrowest, started
+
+BATCH = 9
+BLOCK = {
+    "noise_max": 20.0,
+    "epochs": 4,
+    "iterations": 2,
+    "val_iterations": 1,
+    "val_noise": 5.0,
+    "attack_precision": "float32",
+    "methods": QUICK,
+}
+
+
+def _recorded(network: Any) -> list[int]:
+    """The batch sizes of the calls that follow."""
+    sizes: list[int] = []
+    network.register_forward_pre_hook(lambda module, inputs: sizes.append(len(inputs[0])))
+    return sizes
+
+
+def _step(label: str, workspace: Workspace, batch: dict[str, Any]) -> tuple[Any, list[int]]:
+    """A trainer after a step of training and one of validation, and the batch sizes that its network met."""
+    kind = getattr(nnunet_ima_trainers, f"nnUNetTrainer{label}")
+    trainer = started(workspace, kind, BLOCK, batch_size=BATCH, architecture=narrowest(workspace))
+    attack_from_the_first_step(trainer, batch)
+    trainer.network.train()
+    trainer.on_train_epoch_start()
+    sizes = _recorded(trainer.network)
+    torch.manual_seed(1)
+    trainer.loss_seen = float(trainer.train_step(copied(batch))["loss"])
+    trainer.validation_step(copied(batch))
+    return trainer, sizes
+
+
+@pytest.mark.parametrize("label", LABELS)
+def test_each_method_meets_few_sizes_and_learns_the_same(
+    label: str, in_process: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch = batches(started(in_process, nnUNetTrainerIMA, BLOCK, batch_size=BATCH), 1)[0]
+    usual, _ = _step(label, in_process, batch)
+    monkeypatch.setattr(nnUNetTrainerMethod, "_bucket_sizes", lambda self, largest: eighths(largest))
+    trainer, sizes = _step(label, in_process, batch)
+    assert set(sizes) <= set(eighths(BATCH))
+    assert trainer.loss_seen == pytest.approx(usual.loss_seen, rel=1e-3)
+
+
+def test_on_cuda_the_sizes_are_eighths_and_on_the_cpu_any(in_process: Workspace) -> None:
+    trainer = started(in_process, nnUNetTrainerIMA, BLOCK, batch_size=BATCH)
+    assert trainer._bucket_sizes(BATCH) is None
+    trainer.device = torch.device("cuda")
+    assert trainer._bucket_sizes(16) == [2, 4, 6, 8, 10, 12, 14, 16]
+
+
+def test_batch_normalisation_counts_no_copies(in_process: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In training it would count them in its statistics; in the attack, in evaluation mode, it does not."""
+    monkeypatch.setattr(nnUNetTrainerMethod, "_bucket_sizes", lambda self, largest: eighths(largest))
+    trainer = started(in_process, nnUNetTrainerIMA, BLOCK, architecture=with_batch_norm(narrowest(in_process)))
+    sizes = _recorded(trainer.network)
+    one = torch.zeros(1, 1, 64, 64)
+    trainer._for_training(16)(one)
+    with trainer._open_attack(16) as network:
+        network(one)
+    assert sizes == [1, 2]
