@@ -14,6 +14,7 @@ from torch._dynamo.backends.common import aot_autograd
 from torch._dynamo.utils import counters
 
 from nnunet_ima.attacks import bpgd
+from nnunet_ima.attacks.buckets import eighths
 from nnunet_ima.methods.adaptive import Adaptive
 from nnunet_ima.methods.registry import methods
 from nnunet_ima.methods.stopwatch import Stopwatch
@@ -113,6 +114,19 @@ def test_the_seconds_of_an_attack_are_those_the_gpu_works() -> None:
     taken = perf_counter() - start
     assert watch.read() == pytest.approx(taken, rel=0.5)
     assert watch.read() == 0
+
+
+@cuda_only
+def test_a_step_meets_few_batch_sizes(pool: Pool) -> None:
+    """Each further one costs seconds: cuDNN tries its algorithms anew."""
+    trainer = build(SHAPE, DEVICE, methods=SETTINGS)
+    warm_up(trainer, pool, SHAPE.batch)
+    calibrate(trainer, pool, SHAPE.batch)
+    sizes: list[int] = []
+    trainer.network.register_forward_pre_hook(lambda module, inputs: sizes.append(len(inputs[0])))
+    for first in range(3):
+        trainer.train_step(_batch(trainer, pool, list(range(first, first + SHAPE.batch))))
+    assert trainer.ima.tally.crossed > 0 and set(sizes) <= set(eighths(SHAPE.batch))
 
 
 def test_a_compiled_training_needs_few_graphs(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:

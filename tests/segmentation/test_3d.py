@@ -58,7 +58,8 @@ def test_switched_off_it_is_stock_nnunet_bit_for_bit(volumes: Workspace) -> None
         assert torch.equal(weight, ima.network.state_dict()[name]), name
 
 
-def test_activations_computed_again_change_nothing(volumes: Workspace) -> None:
+@pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_activations_computed_again_change_nothing(volumes: Workspace, compiled: bool) -> None:
     made = [started(volumes, nnUNetTrainerIMA, BLOCK | {"recompute": again}) for again in (True, False)]
     assert [trainer._recomputes for trainer in made] == [True, False]
     assert started(volumes, nnUNetTrainerIMA, BLOCK)._recomputes
@@ -66,6 +67,10 @@ def test_activations_computed_again_change_nothing(volumes: Workspace) -> None:
     losses = []
     for trainer in made:
         attack_from_the_first_step(trainer, batch)
+        if compiled:
+            # As nnU-Net does on CUDA, without code generation.
+            trainer.network = torch.compile(trainer.network, backend="aot_eager")
+            assert trainer._recomputes == (trainer is made[0])
         losses.append(trainer.train_step(copied(batch))["loss"])
     # The first iterate of the attack is the clean pass itself in the one, its like in the other.
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
