@@ -19,10 +19,11 @@ def remove_leftovers(folder: Path) -> None:
 
 
 def check_writable(folder: Path) -> None:
-    """UserError if nothing can be written to `folder`, which is made if need be: said before long work, not after."""
+    """UserError if nothing can be written to `folder`, or it cannot be made: said before long work, not after. It is
+    not made yet, so that a refusal leaves no empty folder behind."""
+    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
+        with tempfile.TemporaryFile(dir=there):
             pass
     except OSError as error:
         raise UserError(
@@ -32,8 +33,10 @@ def check_writable(folder: Path) -> None:
 
 @contextmanager
 def replacing(target: str | os.PathLike[str]) -> Iterator[Path]:
-    """A temporary path in the folder of `target`, with its suffix; moved onto it at the end, removed on an error."""
+    """A temporary path in the folder of `target`, which is made if need be, with its suffix; moved onto `target` at the
+    end, removed on an error."""
     target = Path(target)
+    target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f".{target.stem}.{os.getpid()}{MARK}{target.suffix}")
     try:
         yield temporary

@@ -98,6 +98,13 @@ def test_an_output_folder_that_cannot_be_written_is_said_first(
     assert not capsys.readouterr().out
 
 
+def test_a_refusal_leaves_no_folder_behind(ready: Workspace, tmp_path: Path) -> None:
+    flags = ["--noise", "2", "-d", "902", "-device", "cpu", "-o", str(tmp_path / "deep" / "out")]
+    with pytest.raises(UserError, match="--certify-samples"):
+        evaluate([*flags, "--certify", "0.5", "--certify-samples", "2"])
+    assert not (tmp_path / "deep").exists()
+
+
 def test_setup_prints_a_line_that_makes_nnunet_find_the_trainers(workspace: Workspace) -> None:
     line = workspace.run("nnunet-ima-setup", nnUNet_extTrainer="/other").stdout.strip()
     assert line == f"export nnUNet_extTrainer=/other:{DISCOVERY}"
