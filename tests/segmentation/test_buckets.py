@@ -31,30 +31,42 @@ def _recorded(network: Any) -> list[int]:
     return sizes
 
 
-def _step(label: str, workspace: Workspace, batch: dict[str, Any]) -> tuple[Any, list[int]]:
-    """A trainer after a step of training and one of validation, and the batch sizes that its network met."""
+def _ready(label: str, workspace: Workspace) -> Any:
     kind = getattr(nnunet_ima_trainers, f"nnUNetTrainer{label}")
-    trainer = started(workspace, kind, BLOCK, batch_size=BATCH, architecture=narrowest(workspace))
+    return started(workspace, kind, BLOCK, batch_size=BATCH, architecture=narrowest(workspace))
+
+
+def _loss(trainer: Any, batch: dict[str, Any]) -> float:
+    """Of a training step."""
     attack_from_the_first_step(trainer, batch)
-    trainer.network.train()
     trainer.on_train_epoch_start()
-    sizes = _recorded(trainer.network)
     torch.manual_seed(1)
-    trainer.loss_seen = float(trainer.train_step(copied(batch))["loss"])
-    trainer.validation_step(copied(batch))
-    return trainer, sizes
+    return float(trainer.train_step(copied(batch))["loss"])
 
 
 @pytest.mark.parametrize("label", LABELS)
 def test_each_method_meets_few_sizes_and_learns_the_same(
     label: str, in_process: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    batch = batches(started(in_process, nnUNetTrainerIMA, BLOCK, batch_size=BATCH), 1)[0]
-    usual, _ = _step(label, in_process, batch)
+    usual = _ready(label, in_process)
+    batch = batches(usual, 1)[0]
+    expected = _loss(usual, batch)
     monkeypatch.setattr(nnUNetTrainerMethod, "_bucket_sizes", lambda self, largest: eighths(largest))
-    trainer, sizes = _step(label, in_process, batch)
+    trainer = _ready(label, in_process)
+    sizes = _recorded(trainer.network)
+    assert _loss(trainer, batch) == pytest.approx(expected, rel=1e-3)
     assert set(sizes) <= set(eighths(BATCH))
-    assert trainer.loss_seen == pytest.approx(usual.loss_seen, rel=1e-3)
+
+
+def test_the_attack_on_validation_batches_fills_them_up_too(
+    in_process: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(nnUNetTrainerMethod, "_bucket_sizes", lambda self, largest: [largest + 3])
+    trainer = _ready("IMA", in_process)
+    batch = batches(trainer, 1)[0]
+    sizes = _recorded(trainer.network)
+    trainer.validation_step(batch)
+    assert sizes == [BATCH + 3] * (len(sizes) - 1) + [BATCH], "the last pass is nnU-Net's own"
 
 
 def test_on_cuda_the_sizes_are_eighths_and_on_the_cpu_any(in_process: Workspace) -> None:
