@@ -9,6 +9,13 @@ from torch import Tensor, nn
 from nnunet_ima.classification.train import ClassificationBatch
 
 
+def recorded_sizes(network: nn.Module) -> list[int]:
+    """The batch sizes of the calls of `network` that follow, as they come."""
+    sizes: list[int] = []
+    network.register_forward_pre_hook(lambda module, inputs: sizes.append(len(inputs[0])))
+    return sizes
+
+
 class LinearModel(nn.Module):
     """Two classes, logits (-f/2, f/2) with f = w.x + b, so that the boundary is the plane f = 0."""
 

@@ -107,7 +107,6 @@ def ladder(arguments: list[str] | None = None) -> None:
         print(line(rungs[-1]), flush=True)
     choice = chosen(rungs, args.keep)
     folder = args.o or model.model.fold_folder
-    folder.mkdir(parents=True, exist_ok=True)
     write(folder, rungs, choice, levels)
     print(
         f"Chosen: {choice.file}, of epoch {choice.epoch}: without noise {choice.clean:.1f}, in the mean under noise "

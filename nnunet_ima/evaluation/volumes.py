@@ -48,7 +48,6 @@ class KeptNoise:
         return noise.name == self.attack and level > 0 and not self._file(level, batch).is_file()
 
     def store(self, noise: Noise, level: float, batch: int, slices: Sequence[Slice], delta: Tensor) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
         with replacing(self._file(level, batch)) as path:
             np.savez(
                 path,

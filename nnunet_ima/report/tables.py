@@ -34,7 +34,6 @@ def results(models: Sequence[dict[str, Any]], settings: dict[str, Any], run: dic
 
 def write_results(folder: Path, content: dict[str, Any]) -> None:
     """`results.json`: figures, settings and versions of one or several models."""
-    folder.mkdir(parents=True, exist_ok=True)
     with replacing(folder / "results.json") as path:
         path.write_text(json.dumps(content, indent=2) + "\n")
 
@@ -42,7 +41,6 @@ def write_results(folder: Path, content: dict[str, Any]) -> None:
 def write_samples(folder: Path, found: Sweep, classes: Sequence[str], sample: str) -> None:
     """`slices.csv`, of a 3D model `volumes.csv` or `patches.csv`: one line per sample (`sample` names it), noise (pgd,
     ..., random, corruptions), its family, level and class."""
-    folder.mkdir(parents=True, exist_ok=True)
     with replacing(folder / f"{PLURALS[sample]}.csv") as path, path.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["case", sample, "noise", "family", "level", "class", "tp", "fp", "fn", "perturbation_norm"])

@@ -21,6 +21,7 @@ from nnunet_ima.methods.stopwatch import Stopwatch
 from nnunet_ima.segmentation.trainers import trainer_named
 from tests.gpu.conftest import SHAPE
 from tests.gpu.device import DEVICE, GPU, ON_CUDA, cuda_only
+from tests.models import recorded_sizes
 
 pytestmark = GPU
 
@@ -116,16 +117,21 @@ def test_the_seconds_of_an_attack_are_those_the_gpu_works() -> None:
     assert watch.read() == 0
 
 
+def _sizes_of_steps(trainer: Any, pool: Pool) -> list[int]:
+    """The batch sizes that the network meets in three steps of training."""
+    sizes = recorded_sizes(trainer.network)
+    for first in range(3):
+        trainer.train_step(_batch(trainer, pool, list(range(first, first + SHAPE.batch))))
+    return sizes
+
+
 @cuda_only
 def test_a_step_meets_few_batch_sizes(pool: Pool) -> None:
     """Each further one costs seconds: cuDNN tries its algorithms anew."""
     trainer = build(SHAPE, DEVICE, methods=SETTINGS)
     warm_up(trainer, pool, SHAPE.batch)
     calibrate(trainer, pool, SHAPE.batch)
-    sizes: list[int] = []
-    trainer.network.register_forward_pre_hook(lambda module, inputs: sizes.append(len(inputs[0])))
-    for first in range(3):
-        trainer.train_step(_batch(trainer, pool, list(range(first, first + SHAPE.batch))))
+    sizes = _sizes_of_steps(trainer, pool)
     assert trainer.ima.tally.crossed > 0 and set(sizes) <= set(eighths(SHAPE.batch))
 
 
@@ -142,10 +148,7 @@ def test_a_compiled_training_needs_few_graphs(pool: Pool, monkeypatch: pytest.Mo
     assert trainer._is_compiled
     torch.compiler.reset()
     counters.clear()
-    sizes: list[int] = []
-    trainer.network.register_forward_pre_hook(lambda module, inputs: sizes.append(len(inputs[0])))
-    for first in range(3):
-        trainer.train_step(_batch(trainer, pool, list(range(first, first + SHAPE.batch))))
+    sizes = _sizes_of_steps(trainer, pool)
     assert trainer.ima.tally.crossed > 0 and sum(sizes) > 3 * SHAPE.batch
     # Clean pass, attack with and without gradient, twins; each at one size, then at any.
     assert 0 < counters["stats"]["unique_graphs"] <= 8

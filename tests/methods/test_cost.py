@@ -13,7 +13,7 @@ from nnunet_ima.methods.adaptive import Adaptive
 from nnunet_ima.methods.budget import Budget
 from nnunet_ima.methods.method import Method, Run, Tally
 from nnunet_ima.methods.registry import build, method_named, methods
-from tests.models import Curved, LinearModel, at_distances, batch_of, linear_model
+from tests.models import Curved, LinearModel, at_distances, batch_of, linear_model, recorded_sizes
 
 WORDS = [word for word in methods() if word != "ce"]
 IDS: list[Hashable] = list(range(4))
@@ -70,10 +70,9 @@ def test_every_forward_of_every_method_is_counted(word: str) -> None:
     x = torch.randn(4, 6, generator=torch.Generator().manual_seed(2))
     with torch.no_grad():
         y = model(x).argmax(1)
-    method, sizes, backwards = begun(word), [], []
+    method, sizes, backwards = begun(word), recorded_sizes(model), []
     original = method.cost._back
     method.cost._back = lambda samples: (backwards.append(samples), original(samples))[1]  # type: ignore[method-assign,func-returns-value]
-    model.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
     before = method.cost.forwards
     torch.manual_seed(0)
     method.start_step()

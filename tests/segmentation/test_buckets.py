@@ -9,6 +9,7 @@ from nnunet_ima.attacks.buckets import eighths
 from nnunet_ima.segmentation.discovery import nnunet_ima_trainers
 from nnunet_ima.segmentation.trainer import nnUNetTrainerIMA, nnUNetTrainerMethod
 from tests.conftest import Workspace
+from tests.models import recorded_sizes
 from tests.segmentation.ranks_worker import with_batch_norm
 from tests.segmentation.trainers import LABELS, QUICK, attack_from_the_first_step, batches, copied, narrowest, started
 
@@ -22,13 +23,6 @@ BLOCK = {
     "attack_precision": "float32",
     "methods": QUICK,
 }
-
-
-def _recorded(network: Any) -> list[int]:
-    """The batch sizes of the calls that follow."""
-    sizes: list[int] = []
-    network.register_forward_pre_hook(lambda module, inputs: sizes.append(len(inputs[0])))
-    return sizes
 
 
 def _ready(label: str, workspace: Workspace) -> Any:
@@ -53,7 +47,7 @@ def test_each_method_meets_few_sizes_and_learns_the_same(
     expected = _loss(usual, batch)
     monkeypatch.setattr(nnUNetTrainerMethod, "_bucket_sizes", lambda self, largest: eighths(largest))
     trainer = _ready(label, in_process)
-    sizes = _recorded(trainer.network)
+    sizes = recorded_sizes(trainer.network)
     assert _loss(trainer, batch) == pytest.approx(expected, rel=1e-3)
     assert set(sizes) <= set(eighths(BATCH))
 
@@ -64,7 +58,7 @@ def test_the_attack_on_validation_batches_fills_them_up_too(
     monkeypatch.setattr(nnUNetTrainerMethod, "_bucket_sizes", lambda self, largest: [largest + 3])
     trainer = _ready("IMA", in_process)
     batch = batches(trainer, 1)[0]
-    sizes = _recorded(trainer.network)
+    sizes = recorded_sizes(trainer.network)
     trainer.validation_step(batch)
     assert sizes == [BATCH + 3] * (len(sizes) - 1) + [BATCH], "the last pass is nnU-Net's own"
 
@@ -80,7 +74,7 @@ def test_batch_normalisation_counts_no_copies(in_process: Workspace, monkeypatch
     """In training it would count them in its statistics; in the attack, in evaluation mode, it does not."""
     monkeypatch.setattr(nnUNetTrainerMethod, "_bucket_sizes", lambda self, largest: eighths(largest))
     trainer = started(in_process, nnUNetTrainerIMA, BLOCK, architecture=with_batch_norm(narrowest(in_process)))
-    sizes = _recorded(trainer.network)
+    sizes = recorded_sizes(trainer.network)
     one = torch.zeros(1, 1, 64, 64)
     trainer._for_training(16)(one)
     with trainer._open_attack(16) as network:

@@ -12,6 +12,7 @@ from nnunet_ima.segmentation.loader import loader_of, sample_ids
 from nnunet_ima.segmentation.plain_trainer import nnUNetTrainerPlain
 from nnunet_ima.segmentation.trainer import nnUNetTrainerIMA
 from tests.conftest import Workspace
+from tests.models import recorded_sizes
 from tests.segmentation.trainers import attack_from_the_first_step, batches, build, copied, started
 
 SHORT = {"noise_max": 60.0, "margin_step": 30.0, "epochs": 2, "iterations": 2, "val_iterations": 1, "steps": 4}
@@ -105,8 +106,7 @@ def test_sample_forwards_of_a_step_follow_the_cost_model(in_process: Workspace) 
     trainer = started(in_process, nnUNetTrainerIMA, SHORT | {"steps": 20})
     batch = batches(trainer, 1)[0]
     attack_from_the_first_step(trainer, batch)
-    sizes: list[int] = []
-    trainer.network.register_forward_pre_hook(lambda module, inputs: sizes.append(len(inputs[0])))
+    sizes = recorded_sizes(trainer.network)
     trainer.train_step(batch)
     tally = trainer.ima.tally
     assert tally.crossed > 0
