@@ -12,7 +12,8 @@ those of the plans. Classification: the methods are words, with a noise level of
 behind `--` goes to `nnunet-ima-classify train`, `--set` to the method it is for.
 The same command again continues where it was. --gpus 0,1 trains one method on each; --jobs 2 trains two at
 once on the CPU, each with half of its cores, which takes less time for small images, as --gpus 0,0,0 does on one GPU.
---pretrained hardens a model with each method instead of training from the beginning; {seed} in it stands for the seed.
+--pretrained hardens a model with each method instead of training from the beginning; {seed} and {fold} in it stand for
+the seed and the fold. -f 0,1,2,3 trains each fold, and the table pools their held-out cases.
 
 `compare.csv` and `compare.md`: each method at each noise level, mean over the seeds, with the 95 % interval over cases
 (patients, or images where these are unknown), and by how much it differs from --against, case by case. `compare.png`:
@@ -27,7 +28,7 @@ import os
 import re
 import subprocess
 import sys
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -106,7 +107,13 @@ def parse() -> argparse.Namespace:
         if task == "segmentation":
             group.add_argument("-d", required=True, metavar="DATASET")
             group.add_argument("-p", default="nnUNetPlansIMA", metavar="PLANS")
-            group.add_argument("-f", default="0", metavar="FOLD")
+            group.add_argument(
+                "-f",
+                default=["0"],
+                type=lambda text: text.split(","),
+                metavar="FOLD,...",
+                help="default: 0; of several, each case is attacked in the model that has not seen it",
+            )
             group.add_argument(
                 "--strong-steps", type=int, default=100, help="of each loss of --attack strong; default: 100"
             )
@@ -138,13 +145,15 @@ def call(command: Sequence[str], gpu: str | None, **environment: str) -> None:
         raise UserError(f"{command[0]} ... ended with {done.returncode}: see above, then give the same command again.")
 
 
-def pretrained(args: argparse.Namespace, seed: int) -> str | None:
+def pretrained(args: argparse.Namespace, seed: int, fold: str = "") -> str | None:
     """UserError for a missing file."""
     if args.pretrained is None:
         return None
-    file = Path(args.pretrained.replace("{seed}", str(seed))).resolve()
+    file = Path(args.pretrained.replace("{seed}", str(seed)).replace("{fold}", fold)).resolve()
     if not file.is_file():
-        raise UserError(f"--pretrained {file} does not exist: give a checkpoint, with {{seed}} for the seed.")
+        raise UserError(
+            f"--pretrained {file} does not exist: give a checkpoint, with {{seed}} and {{fold}} in its name."
+        )
     return str(file)
 
 
@@ -157,31 +166,27 @@ def results_of(args: argparse.Namespace, seed: int) -> Path:
     return folder
 
 
-def fold_of(args: argparse.Namespace, method: str, seed: int) -> Path:
+def fold_of(args: argparse.Namespace, method: str, seed: int, fold: str) -> Path:
     from nnunet_ima.nnunet.dataset_names import dataset_name
 
     model = f"nnUNetTrainer{method}__{args.p}__2d"
-    return results_of(args, seed) / dataset_name(args.d) / model / f"fold_{args.f}"
+    return results_of(args, seed) / dataset_name(args.d) / model / f"fold_{fold}"
 
 
 def train_segmentation(args: argparse.Namespace, method: str, seed: int, gpu: str | None) -> None:
+    for fold in args.f:
+        train_fold(args, method, seed, fold, gpu)
+
+
+def train_fold(args: argparse.Namespace, method: str, seed: int, fold: str, gpu: str | None) -> None:
     from nnunet_ima.nnunet.dataset_names import parse_identifier
 
-    folder = fold_of(args, method, seed)
+    folder = fold_of(args, method, seed, fold)
     if (folder / "checkpoint_final.pth").is_file():
         return
     again = (folder / "checkpoint_latest.pth").is_file()
-    start = None if again else pretrained(args, seed)
-    settings = [
-        seed,
-        args.device,
-        str(parse_identifier(args.d)),
-        f"nnUNetTrainer{method}",
-        args.p,
-        args.f,
-        again,
-        start,
-    ]
+    start = None if again else pretrained(args, seed, fold)
+    settings = [seed, args.device, str(parse_identifier(args.d)), f"nnUNetTrainer{method}", args.p, fold, again, start]
     call([sys.executable, "-c", SEEDED, json.dumps(settings)], gpu, nnUNet_results=str(results_of(args, seed)))
 
 
@@ -201,12 +206,16 @@ def with_budget(args: argparse.Namespace) -> str:
 
 
 def cost_segmentation(args: argparse.Namespace, method: str, seed: int) -> float:
-    """Of a training, in forwards of a batch."""
+    """Of the training of a fold, in forwards of a batch, in the mean over the folds."""
+    return float(np.mean([cost_of_fold(fold_of(args, method, seed, fold)) for fold in args.f]))
+
+
+def cost_of_fold(folder: Path) -> float:
     from nnunet_ima.methods.cost import PLAIN_STEP
 
-    found = cost_in(fold_of(args, method, seed), ("margins.csv", "attacks.csv"))
+    found = cost_in(folder, ("margins.csv", "attacks.csv"))
     if found is None:
-        plans = json.loads((fold_of(args, method, seed).parent / "plans.json").read_text()).get("ima", {})
+        plans = json.loads((folder.parent / "plans.json").read_text()).get("ima", {})
         return float(plans.get("budget") or PLAIN_STEP * plans.get("epochs", 1000) * plans.get("iterations", 250))
     return found
 
@@ -221,6 +230,25 @@ def cost_in(folder: Path, names: Sequence[str]) -> float | None:
 
 
 def evaluate_segmentation(args: argparse.Namespace, method: str, seed: int, gpu: str | None) -> dict[str, Scores]:
+    """All slices of the folds' held-out cases, each in the model that has not seen it."""
+    folds = [evaluate_fold(args, method, seed, fold, gpu) for fold in args.f]
+    return {attack: stacked([scores[attack] for scores in folds]) for attack in args.attack}
+
+
+def stacked(folds: Sequence[Scores]) -> Scores:
+    """The samples of all folds. UserError where folds share a case."""
+    held_out = Counter(case for one in folds for case in set(one.groups))
+    shared = [case for case, count in held_out.items() if count > 1]
+    if shared:
+        raise UserError(f"-f names folds that hold out the case {shared[0]} more than once: give each case one fold.")
+    return Scores(
+        np.concatenate([one.values for one in folds]),
+        [name for one in folds for name in one.samples],
+        [group for one in folds for group in one.groups],
+    )
+
+
+def evaluate_fold(args: argparse.Namespace, method: str, seed: int, fold: str, gpu: str | None) -> dict[str, Scores]:
     call(
         [
             sys.executable,
@@ -231,7 +259,7 @@ def evaluate_segmentation(args: argparse.Namespace, method: str, seed: int, gpu:
             "-p",
             args.p,
             "-f",
-            args.f,
+            fold,
             "-tr",
             f"nnUNetTrainer{method}",
             "--noise",
@@ -253,7 +281,7 @@ def evaluate_segmentation(args: argparse.Namespace, method: str, seed: int, gpu:
         gpu,
         nnUNet_results=str(results_of(args, seed)),
     )
-    folder = fold_of(args, method, seed) / "robustness"
+    folder = fold_of(args, method, seed, fold) / "robustness"
     file = (folder if args.attack[0] == "pgd" else folder / args.attack[0]) / "slices.csv"
     return {attack: read_slices(file, [0.0, *args.noise], attack) for attack in args.attack}
 

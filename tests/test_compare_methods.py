@@ -92,6 +92,16 @@ def test_seeds_with_other_images_are_not_mixed_up(script: ModuleType, tmp_path: 
     assert read.values.tolist() == [[100.0, 0.0], [100.0, 100.0]]
 
 
+def test_folds_are_pooled_and_hold_out_each_case_once(script: ModuleType) -> None:
+    first = script.Scores(np.array([[80.0, 10.0], [70.0, 0.0]]), ["a 0", "a 1"], ["a", "a"])
+    second = script.Scores(np.array([[60.0, 5.0]]), ["b 0"], ["b"])
+    found = script.stacked([first, second])
+    assert (found.samples, found.groups) == (["a 0", "a 1", "b 0"], ["a", "a", "b"])
+    assert found.values.tolist() == [[80.0, 10.0], [70.0, 0.0], [60.0, 5.0]]
+    with pytest.raises(UserError, match="-f names folds that hold out the case a more than once"):
+        script.stacked([first, second, first])
+
+
 def test_each_method_of_the_classifier_gets_the_flags_that_are_its_own(script: ModuleType) -> None:
     training = ["--epochs", "5", "--noise-max=12", "--set", "trades.beta=1", "--set", "ima.beta=0.4"]
     common = ["--epochs", "5"]
@@ -120,12 +130,15 @@ def test_each_method_of_the_classifier_gets_the_flags_that_are_its_own(script: M
         script.flags_of("none", training)
 
 
-def test_pretrained_names_a_checkpoint_of_each_seed(script: ModuleType, tmp_path: Path) -> None:
+def test_pretrained_names_a_checkpoint_of_each_seed_and_fold(script: ModuleType, tmp_path: Path) -> None:
     (tmp_path / "seed_3.pth").touch()
     args = Namespace(pretrained=str(tmp_path / "seed_{seed}.pth"))
     assert script.pretrained(args, 3) == str(tmp_path / "seed_3.pth")
     with pytest.raises(UserError, match=r"--pretrained .*seed_4.pth does not exist"):
         script.pretrained(args, 4)
+    (tmp_path / "seed_3_fold_1.pth").touch()
+    args = Namespace(pretrained=str(tmp_path / "seed_{seed}_fold_{fold}.pth"))
+    assert script.pretrained(args, 3, "1") == str(tmp_path / "seed_3_fold_1.pth")
 
 
 @pytest.mark.slow
@@ -155,6 +168,8 @@ def test_methods_are_trained_attacked_and_compared(workspace: Workspace, tmp_pat
         "heldout",
         "--seeds",
         "1,2",
+        "-f",
+        "0,1",
         "--jobs",
         "2",
         "--output",
@@ -172,5 +187,6 @@ def test_methods_are_trained_attacked_and_compared(workspace: Workspace, tmp_pat
     assert all(0 < float(row["forwards"]) <= 90 for row in rows)
     assert [float(row["mean_above_IMA"]) for row in rows[3:6]] == [0.0, 0.0, 0.0]
     assert (tmp_path / "compare" / "compare.png").is_file()
+    assert len(list((tmp_path / "compare" / "seed_1").glob("*/*IMA*/fold_*/checkpoint_final.pth"))) == 2
     again = workspace.run(*command, nnUNet_extTrainer=str(DISCOVERY), nnUNet_n_proc_DA="0")
     assert "Epoch 0" not in again.stdout, "what is there is not trained again"

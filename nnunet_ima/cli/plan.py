@@ -141,7 +141,7 @@ def parser() -> argparse.ArgumentParser:
         type=float,
         metavar="POINTS",
         help="[OPTIONAL] percentage points of pseudo Dice without noise that this checkpoint may be below the best "
-        "epoch; default: 1",
+        "epoch, both in their running means; default: 10",
     )
     result.add_argument(
         "--ladder",

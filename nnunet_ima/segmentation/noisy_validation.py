@@ -1,6 +1,7 @@
 """Dice of nnU-Net's validation batches under a short attack, and which checkpoints are kept for it."""
 
 import csv
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,16 @@ from nnunet_ima.segmentation.objectives.dice import SegmentationObjective
 
 STEPS = 10
 """Of the attack: it compares epochs and makes no claim."""
+WEIGHT_OF_THE_LAST = 0.1
+"""Of the newest epoch in a running mean: nnU-Net's own, which it chooses `checkpoint_best.pth` by."""
+
+
+def running(values: Sequence[float]) -> list[float]:
+    """The running mean after each epoch. A few validation batches say little about one epoch."""
+    means = list(values[:1])
+    for value in values[1:]:
+        means.append((1 - WEIGHT_OF_THE_LAST) * means[-1] + WEIGHT_OF_THE_LAST * value)
+    return means
 
 
 def rung_of(epoch: int, epochs: int, rungs: int) -> int | None:
@@ -29,14 +40,14 @@ def rung_of(epoch: int, epochs: int, rungs: int) -> int | None:
 @dataclass
 class NoisyValidation:
     """level: of the attack, in `norm`. clean_loss: points of pseudo Dice (in percent) that the most robust checkpoint
-    may be below the best epoch without noise.
+    may be below the best epoch without noise, both in their running means.
 
     rows: of each epoch pseudo Dice without and with noise (0 to 1) and the mean margin, if there are margins.
     """
 
     level: float
     norm: Norm
-    clean_loss: float = 1.0
+    clean_loss: float = 10.0
     rows: list[dict[str, float]] = field(default_factory=list)
     counts: Tensor | None = None
     kept: int | None = None
@@ -56,14 +67,16 @@ class NoisyValidation:
 
     def end_epoch(self, epoch: int, clean: float, counts: list[Tensor], margin: float | None) -> bool:
         """Note an epoch, of whose batches all processes have counted `counts`. Whether its checkpoint is now the most
-        robust: of the largest Dice under noise among the epochs that lose at most `clean_loss` without."""
+        robust: of the largest running mean under noise among the epochs that lose at most `clean_loss` without."""
         noisy = total_voxel_dice_index(torch.stack(counts).sum(0)[None].numpy())
         margins = {} if margin is None else {"margin_mean": margin}
         self.rows.append({"epoch": epoch, "clean": clean, "noisy": noisy, **margins})
         self.counts = None
-        least = max(row["clean"] for row in self.rows) - self.clean_loss / 100
-        before = [row for row in self.rows[:-1] if row["epoch"] == self.kept and row["clean"] >= least]
-        best = clean >= least and not any(row["noisy"] >= noisy for row in before)
+        cleans, noisies = (running([row[what] for row in self.rows]) for what in ("clean", "noisy"))
+        least = max(cleans) - self.clean_loss / 100
+        pairs = zip(self.rows[:-1], cleans, noisies, strict=False)
+        before = [noisy for row, clean, noisy in pairs if row["epoch"] == self.kept and clean >= least]
+        best = cleans[-1] >= least and not any(one >= noisies[-1] for one in before)
         if best:
             self.kept = epoch
         return best
@@ -81,10 +94,12 @@ class NoisyValidation:
     def write(self, folder: Path) -> None:
         """`validation.csv`, and `validation.png`: by the epoch, and by the margin that was reached."""
         with replacing(folder / "validation.csv") as path, path.open("w", newline="") as file:
-            writer = csv.DictWriter(file, [*self.rows[-1], "kept"])
+            writer = csv.DictWriter(file, [*self.rows[-1], "clean_running", "noisy_running", "kept"])
             writer.writeheader()
-            for row in self.rows:
-                shown = {key: f"{value:.6g}" for key, value in row.items()}
+            cleans, noisies = (running([row[what] for row in self.rows]) for what in ("clean", "noisy"))
+            for row, clean, noisy in zip(self.rows, cleans, noisies, strict=True):
+                values = row | {"clean_running": clean, "noisy_running": noisy}
+                shown = {key: f"{value:.6g}" for key, value in values.items()}
                 writer.writerow(shown | {"kept": int(row["epoch"] == self.kept)})
         with two_panels(folder / "validation.png", sharey=True) as panels:
             for axes, key, label in zip(panels, ("epoch", "margin_mean"), ("epoch", "mean margin"), strict=True):
@@ -97,8 +112,9 @@ class NoisyValidation:
     def draw(self, axes: Any, key: str = "epoch", label: str = "epoch", linewidth: float | None = None) -> None:
         """Pseudo Dice without and with noise against the column `key` of the rows."""
         for what, name in (("clean", "no noise"), ("noisy", f"noise {self.level:g}")):
-            values = [row[what] for row in self.rows]
-            axes.plot([row[key] for row in self.rows], values, label=name, linewidth=linewidth)
+            values, at = [row[what] for row in self.rows], [row[key] for row in self.rows]
+            (line,) = axes.plot(at, values, linestyle=":", linewidth=linewidth, label=name)
+            axes.plot(at, running(values), color=line.get_color(), linewidth=linewidth, label=f"{name} (mov. avg.)")
         for row in self.rows:
             if row["epoch"] == self.kept:
                 mark = "checkpoint_best_robust.pth"

@@ -44,7 +44,8 @@ class Settings:
         else float32; on CUDA the float16 of nnU-Net's own autocast.
     val_noise: noise level of a short attack on nnU-Net's validation batches in each epoch, which shows how robust the
         model is and keeps `checkpoint_best_robust.pth`; None: no attack. Trainers of methods that attack only.
-    clean_loss: percentage points of pseudo Dice that this checkpoint may be below the best epoch without noise.
+    clean_loss: percentage points of pseudo Dice that this checkpoint may be below the best epoch without noise, both in
+        their running means.
     ladder: number of checkpoints that these trainers keep evenly over the training; 0: none.
     methods: settings by name by the word of a method, {"trades": {"beta": 1}}; what is not given has the method's
         default.
@@ -65,7 +66,7 @@ class Settings:
     attack_loss: str = "nnunet"
     recompute: bool | None = None
     val_noise: float | None = None
-    clean_loss: float = 1.0
+    clean_loss: float = 10.0
     ladder: int = 0
     methods: dict[str, Values] = field(default_factory=dict)
 

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from nnunet_ima.metrics.indices import total_voxel_dice_index
-from nnunet_ima.segmentation.noisy_validation import NoisyValidation, rung_of
+from nnunet_ima.segmentation.noisy_validation import NoisyValidation, rung_of, running
 from nnunet_ima.segmentation.trainers import trainer_named
 from tests.conftest import Workspace
 from tests.segmentation.trainers import LABELS, QUICK, build, copied, started
@@ -33,17 +33,27 @@ def counts_of(dice: float) -> torch.Tensor:
 
 def test_the_most_robust_epoch_among_those_that_lose_little() -> None:
     kept = NoisyValidation(5.0, "l2", clean_loss=2.0)
-    epochs = [(0.80, 0.10), (0.79, 0.30), (0.70, 0.50), (0.82, 0.20), (0.81, 0.25), (0.81, 0.24), (0.78, 0.60)]
-    saved = [
-        epoch for epoch, (clean, noisy) in enumerate(epochs) if kept.end_epoch(epoch, clean, [counts_of(noisy)], None)
-    ]
-    # 2 loses too much; 3 is so good without noise that 1, kept until then, is below the limit.
-    assert saved == [0, 1, 3, 4] and kept.kept == 4
+    clean, noisy = [0.8, 0.8, 0.5, 0.8, 1.0, 1.0, 1.0, 1.0], [0.1, 0.3, 0.9, 0.9, 0.1, 0.0, 0.0, 0.0]
+    saved = [epoch for epoch in range(8) if kept.end_epoch(epoch, clean[epoch], [counts_of(noisy[epoch])], None)]
+    # In the running means, 80 80 77 77.3 79.6 81.6 83.5 85.1 and 10 12 19.8 26.8 25.1 22.6 20.4 18.3, 2 and 3 lose too
+    # much; 5 and 7 are so good without noise that 4 and 5, kept until then, are below the limit.
+    assert saved == [0, 1, 4, 5, 7] and kept.kept == 7
     again = NoisyValidation(5.0, "l2", clean_loss=2.0)
     again.load_state(kept.state())
-    assert not again.end_epoch(7, 0.81, [counts_of(0.22)], 0.0)
-    assert again.end_epoch(8, 0.82, [counts_of(0.2), counts_of(0.4)], 0.0), "summed over the processes"
-    assert again.rows[-1]["noisy"] == pytest.approx(0.3)
+    assert not again.end_epoch(8, 0.84, [counts_of(0.1)], 0.0)
+    assert again.end_epoch(9, 0.85, [counts_of(0.2), counts_of(0.8)], 0.0), "summed over the processes"
+    assert again.rows[-1]["noisy"] == pytest.approx(0.5)
+
+
+def test_the_running_mean_is_nnunets(in_process: Workspace) -> None:
+    kind = trainer_named("nnUNetTrainerIMA")
+    assert kind is not None
+    logger = started(in_process, kind, BLOCK).logger
+    values = [0.3, 0.8, 0.7, 0.75]
+    for epoch, value in enumerate(values):
+        logger.log("mean_fg_dice", value, epoch)
+    found = [logger.get_value("ema_fg_dice", step=epoch) for epoch in range(4)]
+    assert running(values) == pytest.approx(found)
 
 
 @pytest.mark.parametrize(
@@ -84,7 +94,9 @@ def test_a_training_keeps_its_robust_checkpoint_and_its_ladder(label: str, in_pr
         state: dict[str, Any] = torch.load(folder / name, weights_only=False)["ima"]
         assert state["validation"]["kept"] == 0
     with (folder / "validation.csv").open() as file:
-        assert [line["kept"] for line in csv.DictReader(file)] == ["1"]
+        lines = list(csv.DictReader(file))
+        assert [line["kept"] for line in lines] == ["1"]
+        assert (lines[0]["clean_running"], lines[0]["noisy_running"]) == (lines[0]["clean"], lines[0]["noisy"])
     assert (folder / "validation.png").is_file()
     with Image.open(folder / "progress.png") as picture:
         assert picture.size == (3000, 5400 + 1800), "nnU-Net's three panels and ours"
