@@ -22,7 +22,7 @@ from nnunet_ima.attacks import ball
 from nnunet_ima.attacks.frozen import frozen
 from nnunet_ima.cli.common import nnunet_folder, positive, run
 from nnunet_ima.errors import UserError
-from nnunet_ima.evaluation.certify import GUESSES, holds, radius, reachable, votes
+from nnunet_ima.evaluation.certify import holds, majority, most_pixels, radius, reachable
 from nnunet_ima.evaluation.evaluate import Choice, Subject, prepare
 from nnunet_ima.nnunet.dataset_names import dataset_name
 from nnunet_ima.segmentation.cases.models import find_models
@@ -62,9 +62,7 @@ class Smoothed:
         self.x = item.image[None].to(subject.target.device)
         self.generator = torch.Generator().manual_seed(zlib.crc32(self.name.encode()))
         samples = args.certify_samples
-        first = votes(self.target, self.x, self.sigma, GUESSES, self.generator, GUESSES)
-        guess = first.argmax(0)
-        agreeing = votes(self.target, self.x, self.sigma, samples, self.generator, 100).gather(0, guess[None])[0]
+        guess, agreeing = majority(self.target, self.x, self.sigma, samples, self.generator, 100)
         sure = holds(agreeing, torch.ones_like(agreeing, dtype=torch.bool), samples, args.threshold)
         self.guess, self.certified = guess[0], sure[0]
 
@@ -105,8 +103,7 @@ def try_certificate(arguments: list[str] | None = None) -> None:
     subject = prepare(found[0], choice, preprocessed, torch.device(args.device))
     if subject.target.objective().regions:
         raise UserError(f"-d {args.d} has regions: this script tries labels only.")
-    pixels = max(int(np.prod(place.shape[1:])) for place in subject.slices.places)
-    if args.threshold not in reachable(args.certify_samples, pixels):
+    if args.threshold not in reachable(args.certify_samples, most_pixels(subject)):
         raise UserError(f"--threshold {args.threshold:g} cannot be certified with {args.certify_samples} answers.")
     size = radius(args.certify, args.threshold)
     drawn = np.random.default_rng(0).choice(len(subject.slices), min(args.slices, len(subject.slices)), replace=False)

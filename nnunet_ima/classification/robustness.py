@@ -35,17 +35,8 @@ Attack = Callable[[Classifier, Tensor, Tensor, float, Sequence[torch.Generator]]
 def _pgd(steps: int, norm: Norm, model: Classifier, x: Tensor, y: Tensor, level: float, draws: Any) -> list[Tensor]:
     """PGD on cross-entropy, then on the margin loss for the images that are still right (methods: Sec. 4.3): broken if
     either breaks it."""
-    first = pgd(model, x, y, level, norm=norm, steps=steps, bounds=BOUNDS, generator=draws)
-    # In float32, as the answers are counted: an image that is broken in bfloat16 only still holds.
-    with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
-        held = torch.nonzero(model(first).argmax(1) == y).squeeze(1)
-    second = first.clone()
-    if len(held):
-        again = [draws[row] for row in held.tolist()]
-        second[held] = pgd(
-            model, x[held], y[held], level, objective=Margin(), norm=norm, steps=steps, bounds=BOUNDS, generator=again
-        )
-    return [first, second]
+    climb = partial(pgd, model, epsilon=level, norm=norm, steps=steps, bounds=BOUNDS)
+    return _in_turn(model, x, y, draws, [partial(climb, objective=one) for one in (CrossEntropy(), Margin())])
 
 
 def _from_the_image(
@@ -55,10 +46,30 @@ def _from_the_image(
 
 
 def _strong(steps: int, norm: Norm, model: Classifier, x: Tensor, y: Tensor, level: float, draws: Any) -> list[Tensor]:
-    """After AutoAttack, with one radius per image: Auto-PGD on both losses, and Square."""
-    climb = partial(apgd, model, x, y, level, norm=norm, steps=steps, bounds=BOUNDS, generator=draws)
-    found = [climb(objective=objective) for objective in (CrossEntropy(), Margin())]
-    return [*found, *_square(5 * steps, norm, model, x, y, level, draws)]
+    """After AutoAttack, with one radius per image: Auto-PGD on cross-entropy, and on the margin loss and Square for the
+    images that are still right."""
+    climb = partial(apgd, model, epsilon=level, norm=norm, steps=steps, bounds=BOUNDS)
+    climbs = [partial(climb, objective=one) for one in (CrossEntropy(), Margin())]
+    unseen = partial(square, model, epsilon=level, objective=Margin(), norm=norm, steps=5 * steps, bounds=BOUNDS)
+    return _in_turn(model, x, y, draws, [*climbs, unseen])
+
+
+def _in_turn(
+    model: Classifier, x: Tensor, y: Tensor, draws: Sequence[torch.Generator], climbs: Sequence[Callable[..., Tensor]]
+) -> list[Tensor]:
+    """Where each attack ends; it takes on the images that the ones before it have left right."""
+    points: list[Tensor] = []
+    held = torch.arange(len(x), device=x.device)
+    for climb in climbs:
+        if points and len(held):
+            # In float32, as the answers are counted: an image that is broken in bfloat16 only still holds.
+            with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
+                held = held[model(points[-1][held]).argmax(1) == y[held]]
+        point = points[-1].clone() if points else x.clone()
+        if len(held):
+            point[held] = climb(x=x[held], y=y[held], generator=[draws[row] for row in held.tolist()])
+        points.append(point)
+    return points
 
 
 def _square(

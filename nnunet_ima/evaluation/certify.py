@@ -135,9 +135,7 @@ def certified(
     x, y = item.image[None].to(target.device), item.reference[None].to(target.device)
     seed = f"{choice.settings.seed} {item.case} {item.number} certify"
     generator = torch.Generator().manual_seed(zlib.crc32(seed.encode()))
-    first = votes(target, x, sigma, GUESSES, generator, choice.batch_size)
-    guess = first.argmax(0)
-    agreeing = votes(target, x, sigma, samples, generator, choice.batch_size).gather(0, guess[None])[0]
+    guess, agreeing = majority(target, x, sigma, samples, generator, choice.batch_size)
     objective = target.objective()
     reference, valid = objective.reference(y)
     reference, valid = reference[0], valid[0].expand_as(reference[0])
@@ -150,6 +148,15 @@ def certified(
         abstained.append(float((~sure & valid[: len(agreeing)]).sum() / valid[: len(agreeing)].sum().clamp_min(1)))
     everything = torch.ones_like(guess, dtype=torch.bool)
     return {"clean": certain_counts(positive, everything, reference, valid), "counts": counted, "abstained": abstained}
+
+
+def majority(
+    target: Target, x: Tensor, sigma: float, samples: int, generator: torch.Generator, batch: int
+) -> tuple[Tensor, Tensor]:
+    """The class that a few first answers choose for each pixel, (1, H, W) with labels, (R, H, W) with regions, and how
+    many of `samples` further ones agree."""
+    guess = votes(target, x, sigma, GUESSES, generator, batch).argmax(0)
+    return guess, votes(target, x, sigma, samples, generator, batch).gather(0, guess[None])[0]
 
 
 @torch.no_grad()

@@ -2,10 +2,12 @@
 
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor, nn
 
 from nnunet_ima.classification.robustness import attacks
+from tests.models import recorded_sizes
 
 
 class Close(nn.Module):
@@ -33,3 +35,21 @@ def test_an_image_broken_in_bfloat16_only_gets_its_second_attack() -> None:
         first, second = attacks(3, "l2")["pgd"](model, x, y, 0.1, generator)
     assert model(first).argmax(1) == y
     assert not torch.equal(first, second)
+
+
+@pytest.mark.parametrize("name", ["pgd", "strong"])
+def test_further_attacks_take_on_the_images_that_are_still_right(name: str) -> None:
+    model: Any = Close().eval()
+    x = torch.stack([torch.full((1, 8, 8), value) for value in (0.6, 0.4)])
+    y = torch.tensor([1, 1])
+    generators = [torch.Generator().manual_seed(row) for row in range(2)]
+    sizes = recorded_sizes(model)
+    candidates = attacks(3, "l2")[name](model, x, y, 0.1, generators)
+    # PGD asks for 3 steps and their start, Square for 15 candidates and their start.
+    assert sizes.count(1) >= {"pgd": 4, "strong": 20}[name]
+    assert len(candidates) == {"pgd": 2, "strong": 3}[name]
+    first, *others = candidates
+    assert all(torch.equal(other[1], first[1]) for other in others), "the second image is wrong from the beginning"
+    alone = [torch.Generator().manual_seed(0)]
+    for together, one in zip(candidates, attacks(3, "l2")[name](model, x[:1], y[:1], 0.1, alone), strict=True):
+        assert torch.equal(together[:1], one)
