@@ -19,6 +19,7 @@ from nnunet_ima.methods.optimizer_steps import steps_of
 from nnunet_ima.methods.weight_noise import LARGEST_GRADIENT, weight_noise
 from nnunet_ima.nnunet.dataset_names import accept_letter_d
 from nnunet_ima.segmentation import refusals
+from nnunet_ima.segmentation.noisy_validation import rung_of
 from nnunet_ima.segmentation.pretrained import keep_heads_of_same_labels
 from nnunet_ima.segmentation.refusals import one_sentence
 from nnunet_ima.segmentation.settings import Settings
@@ -190,6 +191,9 @@ class nnUNetTrainerPlain(nnUNetTrainer):
         self.ima_checkpoint = checkpoint.get("ima")
 
     def on_epoch_end(self) -> None:
+        rung = rung_of(self.current_epoch, self.num_epochs, self.ima_settings.ladder)
+        if rung is not None:
+            self.save_checkpoint(str(Path(self.output_folder) / f"checkpoint_ladder_{rung:03d}.pth"))
         super().on_epoch_end()
         ended, started = (self.logger.get_value(f"epoch_{what}_timestamps", step=-1) for what in ("end", "start"))
         self.print_to_log_file(time_left(ended - started, self.num_epochs - self.current_epoch))

@@ -46,7 +46,7 @@ class Settings:
         model is and keeps `checkpoint_best_robust.pth`; None: no attack. Trainers of methods that attack only.
     clean_loss: percentage points of pseudo Dice that this checkpoint may be below the best epoch without noise, both in
         their running means.
-    ladder: number of checkpoints that these trainers keep evenly over the training; 0: none.
+    ladder: number of checkpoints that are kept evenly over the training; 0: none.
     methods: settings by name by the word of a method, {"trades": {"beta": 1}}; what is not given has the method's
         default.
     """

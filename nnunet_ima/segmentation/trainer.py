@@ -32,7 +32,7 @@ from nnunet_ima.segmentation.batch import SegmentationBatch, SegmentationPass, f
 from nnunet_ima.segmentation.blocks import Blocks, SampleId, intensity_range, samples_of
 from nnunet_ima.segmentation.fingerprint import check_fingerprint, fingerprint, load_margins, new_margins_wanted
 from nnunet_ima.segmentation.loader import loader_of, naming_blocks, probability_of_a_visit, sample_ids
-from nnunet_ima.segmentation.noisy_validation import NoisyValidation, rung_of
+from nnunet_ima.segmentation.noisy_validation import NoisyValidation
 from nnunet_ima.segmentation.objectives.dice import SegmentationObjective
 from nnunet_ima.segmentation.objectives.in_turn import in_turn
 from nnunet_ima.segmentation.plain_trainer import nnUNetTrainerPlain
@@ -327,9 +327,6 @@ class nnUNetTrainerMethod(nnUNetTrainerPlain):
                 self.ima_validation.write(folder)
             if best:
                 self.save_checkpoint(str(folder / "checkpoint_best_robust.pth"))
-        rung = rung_of(self.current_epoch, self.num_epochs, self.ima_settings.ladder)
-        if rung is not None:
-            self.save_checkpoint(str(folder / f"checkpoint_ladder_{rung:03d}.pth"))
 
     def on_epoch_end(self) -> None:
         super().on_epoch_end()

@@ -11,6 +11,7 @@ from PIL import Image
 
 from nnunet_ima.metrics.indices import total_voxel_dice_index
 from nnunet_ima.segmentation.noisy_validation import NoisyValidation, rung_of, running
+from nnunet_ima.segmentation.plain_trainer import nnUNetTrainerPlain
 from nnunet_ima.segmentation.trainers import trainer_named
 from tests.conftest import Workspace
 from tests.segmentation.trainers import LABELS, QUICK, build, copied, started
@@ -65,6 +66,36 @@ def test_rungs_are_spread_evenly(epochs: int, rungs: int, expected: list[int]) -
     assert not rungs or found[epochs - 1] == rungs
 
 
+def an_epoch(trainer: Any) -> tuple[list[dict[str, Any]], torch.Tensor | None]:
+    """What nnU-Net found on the validation batches, and the counts under noise, if there are any."""
+    counts = None
+    some = [next(trainer.dataloader_val) for _ in range(2)]
+    trainer.on_epoch_start()
+    trainer.on_train_epoch_start()
+    trainer.on_train_epoch_end([trainer.train_step(next(trainer.dataloader_train))])
+    trainer.on_validation_epoch_start()
+    with torch.no_grad():
+        outputs = [trainer.validation_step(copied(batch)) for batch in some]
+        noisy = getattr(trainer, "ima_validation", None)
+        if noisy is not None:
+            counts = noisy.counts.clone()
+        trainer.on_validation_epoch_end(outputs)
+    trainer.on_epoch_end()
+    return outputs, counts
+
+
+def test_plain_training_keeps_a_ladder_too(in_process: Workspace) -> None:
+    trainer = started(in_process, nnUNetTrainerPlain, BLOCK | {"ladder": 1})
+    rung = Path(trainer.output_folder) / "checkpoint_ladder_001.pth"
+    an_epoch(trainer)
+    assert not rung.exists(), "of two epochs the last is kept"
+    an_epoch(trainer)
+    checkpoint = torch.load(rung, weights_only=False)
+    assert checkpoint["current_epoch"] == 2
+    for name, weight in trainer.network.state_dict().items():
+        assert torch.equal(checkpoint["network_weights"][name], weight)
+
+
 @pytest.mark.parametrize(
     "label", [pytest.param(label, marks=[] if label in ("IMA", "Adv") else pytest.mark.slow) for label in LABELS]
 )
@@ -73,18 +104,10 @@ def test_a_training_keeps_its_robust_checkpoint_and_its_ladder(label: str, in_pr
     assert kind is not None
     trainer = started(in_process, kind, BLOCK)
     folder = Path(trainer.output_folder)
-    some = [next(trainer.dataloader_val) for _ in range(2)]
-    trainer.on_epoch_start()
-    trainer.on_train_epoch_start()
-    trainer.on_train_epoch_end([trainer.train_step(next(trainer.dataloader_train))])
-    trainer.on_validation_epoch_start()
-    with torch.no_grad():
-        outputs = [trainer.validation_step(copied(batch)) for batch in some]
-        counts = trainer.ima_validation.counts.clone()
-        trainer.on_validation_epoch_end(outputs)
-    trainer.on_epoch_end()
+    outputs, counts = an_epoch(trainer)
     row = trainer.ima_validation.rows[0]
     # nnU-Net's own counts of the same batches say what there was to find.
+    assert counts is not None
     own = {name: sum(one[f"{name}_hard"] for one in outputs) for name in ("tp", "fp", "fn")}
     assert np.array_equal(counts[:, [0, 2]].sum(1).numpy(), own["tp"] + own["fn"])
     assert row["noisy"] == pytest.approx(total_voxel_dice_index(counts[None].numpy()))
