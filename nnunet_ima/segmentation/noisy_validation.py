@@ -72,7 +72,7 @@ class NoisyValidation:
         margins = {} if margin is None else {"margin_mean": margin}
         self.rows.append({"epoch": epoch, "clean": clean, "noisy": noisy, **margins})
         self.counts = None
-        cleans, noisies = (running([row[what] for row in self.rows]) for what in ("clean", "noisy"))
+        cleans, noisies = self.means()
         least = max(cleans) - self.clean_loss / 100
         pairs = zip(self.rows[:-1], cleans, noisies, strict=False)
         before = [noisy for row, clean, noisy in pairs if row["epoch"] == self.kept and clean >= least]
@@ -80,6 +80,11 @@ class NoisyValidation:
         if best:
             self.kept = epoch
         return best
+
+    def means(self) -> tuple[list[float], list[float]]:
+        """The running means without and with noise after each epoch."""
+        clean, noisy = (running([row[what] for row in self.rows]) for what in ("clean", "noisy"))
+        return clean, noisy
 
     def line(self) -> str:
         row = self.rows[-1]
@@ -96,8 +101,7 @@ class NoisyValidation:
         with replacing(folder / "validation.csv") as path, path.open("w", newline="") as file:
             writer = csv.DictWriter(file, [*self.rows[-1], "clean_running", "noisy_running", "kept"])
             writer.writeheader()
-            cleans, noisies = (running([row[what] for row in self.rows]) for what in ("clean", "noisy"))
-            for row, clean, noisy in zip(self.rows, cleans, noisies, strict=True):
+            for row, clean, noisy in zip(self.rows, *self.means(), strict=True):
                 values = row | {"clean_running": clean, "noisy_running": noisy}
                 shown = {key: f"{value:.6g}" for key, value in values.items()}
                 writer.writerow(shown | {"kept": int(row["epoch"] == self.kept)})
