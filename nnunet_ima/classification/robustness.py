@@ -15,6 +15,7 @@ from tqdm import tqdm
 from nnunet_ima.attacks import CrossEntropy, Margin, apgd, ball, bpgd, pgd, square
 from nnunet_ima.attacks.ball import Norm
 from nnunet_ima.attacks.frozen import frozen
+from nnunet_ima.attacks.objective import Objective
 from nnunet_ima.attacks.precision import attack_precision
 from nnunet_ima.classification.data import Images
 from nnunet_ima.classification.model import Classifier
@@ -32,30 +33,28 @@ Attack = Callable[[Classifier, Tensor, Tensor, float, Sequence[torch.Generator]]
 """(model, x, y, level, one generator per image) -> the candidates of each image, of which the worst counts."""
 
 
-def _pgd(steps: int, norm: Norm, model: Classifier, x: Tensor, y: Tensor, level: float, draws: Any) -> list[Tensor]:
-    """PGD on cross-entropy, then on the margin loss for the images that are still right (methods: Sec. 4.3): broken if
-    either breaks it."""
-    climb = partial(pgd, model, epsilon=level, norm=norm, steps=steps, bounds=BOUNDS)
-    return _in_turn(model, x, y, draws, [partial(climb, objective=one) for one in (CrossEntropy(), Margin())])
-
-
 def _from_the_image(
     steps: int, alpha: float, norm: Norm, model: Classifier, x: Tensor, y: Tensor, level: float, draws: Any
 ) -> list[Tensor]:
     return [pgd(model, x, y, level, norm=norm, steps=steps, alpha=alpha, random_start=False, bounds=BOUNDS)]
 
 
-def _strong(steps: int, norm: Norm, model: Classifier, x: Tensor, y: Tensor, level: float, draws: Any) -> list[Tensor]:
-    """After AutoAttack, with one radius per image: Auto-PGD on cross-entropy, and on the margin loss and Square for the
-    images that are still right."""
-    climb = partial(apgd, model, epsilon=level, norm=norm, steps=steps, bounds=BOUNDS)
-    climbs = [partial(climb, objective=one) for one in (CrossEntropy(), Margin())]
-    unseen = partial(square, model, epsilon=level, objective=Margin(), norm=norm, steps=5 * steps, bounds=BOUNDS)
-    return _in_turn(model, x, y, draws, [*climbs, unseen])
+def _climb(
+    attack: Callable[..., Tensor],
+    steps: int,
+    norm: Norm,
+    objective: Objective,
+    model: Classifier,
+    x: Tensor,
+    y: Tensor,
+    level: float,
+    draws: Any,
+) -> list[Tensor]:
+    return [attack(model, x, y, level, objective=objective, norm=norm, steps=steps, bounds=BOUNDS, generator=draws)]
 
 
 def _in_turn(
-    model: Classifier, x: Tensor, y: Tensor, draws: Sequence[torch.Generator], climbs: Sequence[Callable[..., Tensor]]
+    climbs: Sequence[Attack], model: Classifier, x: Tensor, y: Tensor, level: float, draws: Sequence[torch.Generator]
 ) -> list[Tensor]:
     """Where each attack ends; it takes on the images that the ones before it have left right."""
     points: list[Tensor] = []
@@ -67,16 +66,9 @@ def _in_turn(
                 held = held[model(points[-1][held]).argmax(1) == y[held]]
         point = points[-1].clone() if points else x.clone()
         if len(held):
-            point[held] = climb(x=x[held], y=y[held], generator=[draws[row] for row in held.tolist()])
+            (point[held],) = climb(model, x[held], y[held], level, [draws[row] for row in held.tolist()])
         points.append(point)
     return points
-
-
-def _square(
-    queries: int, norm: Norm, model: Classifier, x: Tensor, y: Tensor, level: float, draws: Any
-) -> list[Tensor]:
-    """Sees the model's output only."""
-    return [square(model, x, y, level, objective=Margin(), norm=norm, steps=queries, bounds=BOUNDS, generator=draws)]
 
 
 def _random(norm: Norm, model: Classifier, x: Tensor, y: Tensor, level: float, draws: Any) -> list[Tensor]:
@@ -109,14 +101,20 @@ def check_foolbox(names: Sequence[str], norm: Norm) -> None:
 
 
 def attacks(steps: int, norm: Norm) -> dict[str, Attack]:
-    """By name, in the order of their strength; Foolbox's at the end."""
+    """By name, in the order of their strength; Foolbox's at the end.
+
+    pgd: on cross-entropy and on the margin loss (methods: Sec. 4.3). strong: after AutoAttack, with one radius per
+    image, Auto-PGD on both losses, and Square, which sees the model's output only.
+    """
+    losses = (CrossEntropy(), Margin())
+    unseen: Attack = partial(_climb, square, 5 * steps, norm, Margin())
     return {
         "random": partial(_random, norm),
         "fgsm": partial(_from_the_image, 1, 1.0, norm),
         "ifgsm": partial(_from_the_image, steps, 4.0, norm),
-        "pgd": partial(_pgd, steps, norm),
-        "square": partial(_square, 5 * steps, norm),
-        "strong": partial(_strong, steps, norm),
+        "pgd": partial(_in_turn, [partial(_climb, pgd, steps, norm, one) for one in losses]),
+        "square": unseen,
+        "strong": partial(_in_turn, [*(partial(_climb, apgd, steps, norm, one) for one in losses), unseen]),
         **{name: partial(_foolbox, name, steps, norm) for name in FOOLBOX},
     }
 

@@ -3,6 +3,7 @@
 import csv
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +26,7 @@ WEIGHT_OF_THE_LAST = 0.1
 
 def running(values: Sequence[float]) -> list[float]:
     """The running mean after each epoch. A few validation batches say little about one epoch."""
-    means = list(values[:1])
-    for value in values[1:]:
-        means.append((1 - WEIGHT_OF_THE_LAST) * means[-1] + WEIGHT_OF_THE_LAST * value)
-    return means
+    return list(accumulate(values, lambda mean, value: (1 - WEIGHT_OF_THE_LAST) * mean + WEIGHT_OF_THE_LAST * value))
 
 
 def rung_of(epoch: int, epochs: int, rungs: int) -> int | None:
@@ -74,9 +72,8 @@ class NoisyValidation:
         self.counts = None
         cleans, noisies = self.means()
         least = max(cleans) - self.clean_loss / 100
-        pairs = zip(self.rows[:-1], cleans, noisies, strict=False)
-        before = [noisy for row, clean, noisy in pairs if row["epoch"] == self.kept and clean >= least]
-        best = cleans[-1] >= least and not any(one >= noisies[-1] for one in before)
+        kept = next((number for number, row in enumerate(self.rows) if row["epoch"] == self.kept), None)
+        best = cleans[-1] >= least and (kept is None or cleans[kept] < least or noisies[-1] > noisies[kept])
         if best:
             self.kept = epoch
         return best
