@@ -28,7 +28,7 @@ import os
 import re
 import subprocess
 import sys
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -190,6 +190,21 @@ def train_fold(args: argparse.Namespace, method: str, seed: int, fold: str, gpu:
     call([sys.executable, "-c", SEEDED, json.dumps(settings)], gpu, nnUNet_results=str(results_of(args, seed)))
 
 
+def check_cases(args: argparse.Namespace) -> None:
+    """UserError, before anything is trained, for --cases that a fold does not hold out and for folds that share one."""
+    from nnunet_ima.cli.common import nnunet_folder
+    from nnunet_ima.evaluation.pooled import check_folds
+    from nnunet_ima.nnunet.dataset_names import dataset_name
+    from nnunet_ima.nnunet.plans import configuration, read_plans
+    from nnunet_ima.segmentation.cases.slices import choose_cases, held_out_cases
+
+    folder = nnunet_folder("nnUNet_preprocessed") / dataset_name(args.d)
+    identifier = configuration(read_plans(folder / f"{args.p}.json"), "2d")["data_identifier"]
+    check_folds(args.f, folder, identifier)
+    for fold in args.f:
+        choose_cases(held_out_cases(folder, identifier, fold), args.cases)
+
+
 def with_budget(args: argparse.Namespace) -> str:
     """The name of a copy of the plans with the budget in it."""
     from nnunet_ima.cli.common import nnunet_folder
@@ -236,11 +251,7 @@ def evaluate_segmentation(args: argparse.Namespace, method: str, seed: int, gpu:
 
 
 def stacked(folds: Sequence[Scores]) -> Scores:
-    """The samples of all folds. UserError where folds share a case."""
-    held_out = Counter(case for one in folds for case in set(one.groups))
-    shared = [case for case, count in held_out.items() if count > 1]
-    if shared:
-        raise UserError(f"-f names folds that hold out the case {shared[0]} more than once: give each case one fold.")
+    """The samples of all folds."""
     return Scores(
         np.concatenate([one.values for one in folds]),
         [name for one in folds for name in one.samples],
@@ -592,6 +603,7 @@ def compare(_: list[str] | None = None) -> None:
         if unknown:
             labels = ", ".join(method.label for method in methods().values())
             raise UserError(f"--methods {unknown[0]} is not known: choose among {labels}, with a level like Adv5.")
+        check_cases(args)
         if args.budget is not None:
             args.p = with_budget(args)
     args.output.mkdir(parents=True, exist_ok=True)

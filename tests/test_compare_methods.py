@@ -12,7 +12,7 @@ import pytest
 
 from nnunet_ima.errors import UserError
 from nnunet_ima.nnunet.trainer_search import DISCOVERY
-from tests.conftest import Workspace
+from tests.conftest import Workspace, use_folders
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "compare_methods.py"
 
@@ -92,14 +92,24 @@ def test_seeds_with_other_images_are_not_mixed_up(script: ModuleType, tmp_path: 
     assert read.values.tolist() == [[100.0, 0.0], [100.0, 100.0]]
 
 
-def test_folds_are_pooled_and_hold_out_each_case_once(script: ModuleType) -> None:
+def test_folds_are_pooled(script: ModuleType) -> None:
     first = script.Scores(np.array([[80.0, 10.0], [70.0, 0.0]]), ["a 0", "a 1"], ["a", "a"])
     second = script.Scores(np.array([[60.0, 5.0]]), ["b 0"], ["b"])
     found = script.stacked([first, second])
     assert (found.samples, found.groups) == (["a 0", "a 1", "b 0"], ["a", "a", "b"])
     assert found.values.tolist() == [[80.0, 10.0], [70.0, 0.0], [60.0, 5.0]]
-    with pytest.raises(UserError, match="-f names folds that hold out the case a more than once"):
-        script.stacked([first, second, first])
+
+
+def test_cases_are_looked_at_before_a_training(
+    script: ModuleType, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use_folders(workspace, monkeypatch)
+    told = {"d": "D902", "p": "nnUNetPlans"}
+    script.check_cases(Namespace(**told, f=["0", "1"], cases="heldout"))
+    with pytest.raises(UserError, match=r"--cases must be heldout, .* got another"):
+        script.check_cases(Namespace(**told, f=["0"], cases="another"))
+    with pytest.raises(UserError, match=r"-f 0,all: folds 0 and all both hold out .*, which would count twice"):
+        script.check_cases(Namespace(**told, f=["0", "all"], cases="heldout"))
 
 
 def test_each_method_of_the_classifier_gets_the_flags_that_are_its_own(script: ModuleType) -> None:

@@ -194,6 +194,8 @@ def _train(args: argparse.Namespace) -> None:
     parts = [load(split, part, args.image_size, args.channels, args.skip_broken) for part in ("train", "validation")]
     print(f"{len(parts[0])} training and {len(parts[1])} validation images of {', '.join(split.classes)}", flush=True)
     training = Training(settings, args.output, parts[0], parts[1], split.classes, torch.device(args.device))
+    if training.method.remark:
+        print(f"{training.method.label}: {training.method.remark}", flush=True)
     if args.c:
         training.load_state(read_checkpoint(args.output / "checkpoint_latest.pth"))
     elif args.pretrained:

@@ -40,7 +40,7 @@ def _several_folds(models: list[Any], folds: list[str], args: argparse.Namespace
     """The models with these folds, or all that are trained, looked at before anything is attacked. With --ensemble
     also their cases, in -i and -gt."""
     from nnunet_ima.evaluation.pooled import check_folds
-    from nnunet_ima.nnunet.plans import read_plans
+    from nnunet_ima.nnunet.plans import configuration, read_plans
     from nnunet_ima.segmentation.cases.models import check_same_plans, find_folds, trained_folds
 
     if args.i and not args.ensemble:
@@ -51,12 +51,11 @@ def _several_folds(models: list[Any], folds: list[str], args: argparse.Namespace
     found = find_folds(models, folds, args.ensemble)
     for model in found:
         check_same_plans(model)
-        plans = read_plans(model.folder / "plans.json")
-        identifier = plans["configurations"][model.configuration]["data_identifier"]
+        identifier = configuration(read_plans(model.folder / "plans.json"), model.configuration)["data_identifier"]
         if args.ensemble:
             _check_ensemble(model, identifier, args)
         else:
-            check_folds(model, nnunet_folder("nnUNet_preprocessed"), identifier)
+            check_folds(model.folds, nnunet_folder("nnUNet_preprocessed") / model.dataset, identifier)
     return found
 
 

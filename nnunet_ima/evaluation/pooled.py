@@ -19,15 +19,15 @@ from nnunet_ima.segmentation.cases.slices import held_out_cases
 WORST_FIRST = ("FAIL", "WARN", "PASS")
 
 
-def check_folds(model: TrainedModel, preprocessed: Path, data_identifier: str) -> None:
-    """UserError where two folds hold out the same case: it would count twice."""
+def check_folds(folds: Sequence[str], preprocessed: Path, data_identifier: str) -> None:
+    """UserError where two folds hold out the same case: it would count twice. preprocessed: folder of the data set."""
     seen: dict[str, str] = {}
-    for fold in model.folds:
-        for case in held_out_cases(preprocessed / model.dataset, data_identifier, fold):
+    for fold in folds:
+        for case in held_out_cases(preprocessed, data_identifier, fold):
             if case in seen:
                 raise UserError(
-                    f"-f {model.fold}: folds {seen[case]} and {fold} both hold out {case}, which would count twice; "
-                    "evaluate them one by one, or make splits that share no case."
+                    f"-f {','.join(folds)}: folds {seen[case]} and {fold} both hold out {case}, which would count "
+                    "twice; evaluate them one by one, or make splits that share no case."
                 )
             seen[case] = fold
 

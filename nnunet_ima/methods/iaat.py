@@ -35,9 +35,18 @@ class IAAT(Adaptive):
     def begin(self, run: Run) -> None:
         super().begin(run)
         unit = run.unit(self.norm)
-        self.warm_share = self.warm_up / run.epochs
+        self.epochs, self.warm_share = run.epochs, self.warm_up / run.epochs
         self.step = self.gamma * unit
         self.store = MarginStore(run.ids, self.warm_up_noise * unit)
+
+    @property
+    def remark(self) -> str:
+        if self.warm_share < 1:
+            return ""
+        return (
+            f"warm_up {self.warm_up} takes all of the epochs, {self.epochs}, so that no margin adapts: "
+            "set iaat.warm_up lower, or train longer."
+        )
 
     @property
     def usual_cost(self) -> float:

@@ -193,6 +193,11 @@ class Method:
         """Called once, before the first epoch or before `load_state`."""
         self.breakable = frozenset(run.ids)
 
+    @property
+    def remark(self) -> str:
+        """What a user should know of these settings in the training that has begun, a sentence, or nothing."""
+        return ""
+
     def can_break(self, batch: Batch) -> Tensor:
         """Which samples can be right or wrong at all, bool (N,): a slice without foreground in its reference is
         neither, it has a loss only."""

@@ -116,6 +116,8 @@ class nnUNetTrainerMethod(nnUNetTrainerPlain):
                 check_fingerprint(self.ima_checkpoint["fingerprint"], self.ima_fingerprint)
             super().on_train_start()
         self.print_to_log_file(self.ima, self.ima_settings)
+        if self.ima.remark:
+            self.print_to_log_file(f"{self.ima.label}: {self.ima.remark}")
 
     def _continue_from(self, checkpoint: dict[str, Any]) -> None:
         super()._continue_from(checkpoint)

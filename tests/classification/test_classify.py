@@ -90,6 +90,12 @@ def test_a_training_learns_and_leaves_its_files(runs: dict[str, Path], method: s
     assert not (runs[method] / "checkpoint_latest.pth").exists()
 
 
+def test_a_remark_of_the_method_is_printed(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    common = ["train", "--data", str(data), "--output", str(tmp_path / "run"), "--image-size", str(SIZE)]
+    classify([*common, "--epochs", "1", "--method", "iaat", "--steps", "1", "-device", "cpu"])
+    assert "IAAT: warm_up 5 takes all of the epochs, 1" in capsys.readouterr().out
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["ima", "adv"])
 def test_the_same_seed_gives_the_same_and_an_interruption_changes_nothing(

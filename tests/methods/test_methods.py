@@ -105,6 +105,12 @@ def test_iaat_moves_by_the_papers_example(distance: float, expected: float) -> N
     assert iaat.store.get(["a"]).tolist() == pytest.approx([expected])
 
 
+@pytest.mark.parametrize("epochs", [5, 6])
+def test_iaat_says_where_all_of_a_training_is_warm_up(epochs: int) -> None:
+    remark = begun("iaat", run=Run(IDS, epochs, shape=(3,))).remark
+    assert remark == "" if epochs == 6 else "warm_up 5 takes all of the epochs, 5" in remark
+
+
 def test_iaat_takes_the_clean_loss_of_what_is_wrong() -> None:
     model = linear_model((3,))
     x = at_distances(model, (3,), [4.0, 4.0])

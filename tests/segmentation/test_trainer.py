@@ -11,6 +11,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunet_ima.segmentation.loader import loader_of, sample_ids
 from nnunet_ima.segmentation.plain_trainer import nnUNetTrainerPlain
 from nnunet_ima.segmentation.trainer import nnUNetTrainerIMA
+from nnunet_ima.segmentation.trainers import trainer_named
 from tests.conftest import Workspace
 from tests.models import recorded_sizes
 from tests.segmentation.trainers import attack_from_the_first_step, batches, build, copied, started
@@ -178,6 +179,13 @@ def test_largest_margin_is_a_tenth_of_an_sd_per_pixel_by_default(in_process: Wor
     trainer = started(in_process, nnUNetTrainerIMA, None)
     height, width = trainer.configuration_manager.patch_size
     assert trainer.ima.store.maximum == pytest.approx(0.1 * (height * width) ** 0.5)
+
+
+def test_a_remark_of_the_method_is_in_the_log(in_process: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
+    trainer = trainer_named("nnUNetTrainerIAAT")
+    assert trainer is not None
+    started(in_process, trainer, {"noise_max": 5.0, "epochs": 1})
+    assert "IAAT: warm_up 5 takes all of the epochs, 1" in capsys.readouterr().out
 
 
 def test_the_second_stage_of_a_cascade_is_refused(in_process: Workspace) -> None:
