@@ -190,16 +190,24 @@ def train_fold(args: argparse.Namespace, method: str, seed: int, fold: str, gpu:
     call([sys.executable, "-c", SEEDED, json.dumps(settings)], gpu, nnUNet_results=str(results_of(args, seed)))
 
 
-def check_cases(args: argparse.Namespace) -> None:
-    """UserError, before anything is trained, for --cases that a fold does not hold out and for folds that share one."""
+def folder_and_plans(args: argparse.Namespace) -> tuple[Path, dict[str, Any]]:
+    """The data set's folder of preprocessed data, and the plans -p in it."""
     from nnunet_ima.cli.common import nnunet_folder
-    from nnunet_ima.evaluation.pooled import check_folds
     from nnunet_ima.nnunet.dataset_names import dataset_name
-    from nnunet_ima.nnunet.plans import configuration, read_plans
-    from nnunet_ima.segmentation.cases.slices import choose_cases, held_out_cases
+    from nnunet_ima.nnunet.plans import read_plans
 
     folder = nnunet_folder("nnUNet_preprocessed") / dataset_name(args.d)
-    identifier = configuration(read_plans(folder / f"{args.p}.json"), "2d")["data_identifier"]
+    return folder, read_plans(folder / f"{args.p}.json")
+
+
+def check_cases(args: argparse.Namespace) -> None:
+    """UserError, before anything is trained, for --cases that a fold does not hold out and for folds that share one."""
+    from nnunet_ima.evaluation.pooled import check_folds
+    from nnunet_ima.nnunet.plans import configuration
+    from nnunet_ima.segmentation.cases.slices import choose_cases, held_out_cases
+
+    folder, plans = folder_and_plans(args)
+    identifier = configuration(plans, "2d")["data_identifier"]
     check_folds(args.f, folder, identifier)
     for fold in args.f:
         choose_cases(held_out_cases(folder, identifier, fold), args.cases)
@@ -207,12 +215,7 @@ def check_cases(args: argparse.Namespace) -> None:
 
 def with_budget(args: argparse.Namespace) -> str:
     """The name of a copy of the plans with the budget in it."""
-    from nnunet_ima.cli.common import nnunet_folder
-    from nnunet_ima.nnunet.dataset_names import dataset_name
-    from nnunet_ima.nnunet.plans import read_plans
-
-    folder = nnunet_folder("nnUNet_preprocessed") / dataset_name(args.d)
-    plans = read_plans(folder / f"{args.p}.json")
+    folder, plans = folder_and_plans(args)
     name = f"{args.p}_{args.budget:g}".replace(".", "p")
     plans |= {"plans_name": name, "ima": plans.get("ima", {}) | {"budget": args.budget}}
     with replacing(folder / f"{name}.json") as path:

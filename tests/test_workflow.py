@@ -590,9 +590,9 @@ def test_whole_volumes_without_noise_are_nnunets_validation(ready: Workspace, tm
     validation = ready.results / IMA / "fold_0" / "validation"
     assert_same_predictions(folder / "noise_0", validation)
     ours, theirs = (json.loads((one / "summary.json").read_text()) for one in (folder / "noise_0", validation))
-    dice = 100 * theirs["foreground_mean"]["Dice"]
-    assert content["models"][0]["volumes"][0]["foreground_dice"] == pytest.approx(dice, abs=0.05)
+    assert ours["foreground_mean"]["Dice"] == pytest.approx(theirs["foreground_mean"]["Dice"], abs=5e-4)
     volumes = content["models"][0]["volumes"]
+    assert volumes[0]["foreground_dice"] == pytest.approx(100 * ours["foreground_mean"]["Dice"], abs=1e-3)
     # Noise need not lower it: the attack spoils Dice, and a model trained for a moment has hardly any surface right.
     assert all(0 <= volume["nsd"] <= 100 for volume in volumes) and volumes[0]["tolerance_mm"] == 2
     assert "<h3>Whole cases</h3>" in (folder.parent / "report.html").read_text()

@@ -35,13 +35,13 @@ class IAAT(Adaptive):
     def begin(self, run: Run) -> None:
         super().begin(run)
         unit = run.unit(self.norm)
-        self.epochs, self.warm_share = run.epochs, self.warm_up / run.epochs
+        self.epochs = run.epochs
         self.step = self.gamma * unit
         self.store = MarginStore(run.ids, self.warm_up_noise * unit)
 
     @property
     def remark(self) -> str:
-        if self.warm_share < 1:
+        if self.warm_up < self.epochs:
             return ""
         return (
             f"warm_up {self.warm_up} takes all of the epochs, {self.epochs}, so that no margin adapts: "
@@ -56,7 +56,7 @@ class IAAT(Adaptive):
     def loss(self, batch: Batch) -> Tensor:
         margin, eligible = self.margins(batch)
         right = batch.objective.correct(batch.clean.logits.detach(), batch.y)
-        if self.progress >= self.warm_share:
+        if self.progress >= self.warm_up / self.epochs:
             margin = self.adapted(batch, margin, rows_where(eligible))
         noisy = self.pgd(batch, margin)
         return batch.forward(torch.where(ball.broadcast(right, noisy), noisy, batch.x.detach())).loss()
